@@ -1,0 +1,247 @@
+//! Engines: things that hold one model and decode with it.
+//!
+//! - [`reference`]: the plain forward pass, f32 with f64 sums; the oracle
+//! - [`cpu`]: a persistent team of threads that reads the weights at the speed of memory
+//! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
+//!
+//! A caller can't tell the engines apart but by their speed.
+
+pub mod cpu;
+pub mod decode_loop;
+pub mod reference;
+
+use std::ops::ControlFlow;
+
+use crate::model::{ModelConfig, TokenId};
+use crate::sampling::SamplingParams;
+
+/// What an engine can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The name for tables and `--device`: `cpu`, `reference`, ...
+    pub name: &'static str,
+    /// How many sequences it holds at once.
+    pub sequences: usize,
+    /// Positions of the KV cache of each sequence.
+    pub context: usize,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The instruction set its kernels use, or another word for how it computes.
+    pub kernels: &'static str,
+}
+
+/// What to decode on one sequence, after its prompt went through [`Engine::prefill`].
+#[derive(Clone, Debug)]
+pub struct DecodeRequest {
+    /// Which of the engine's sequences.
+    pub sequence: usize,
+    /// The most tokens to sample; at least 1.
+    pub max_tokens: usize,
+    /// How to choose a token from the logits.
+    pub sampling: SamplingParams,
+    /// Tokens that end the sequence (and are reported as its last token).
+    pub stop_tokens: Vec<TokenId>,
+}
+
+/// One sampled token, as the callback of [`Engine::decode`] sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Index of the request in the call.
+    pub request: usize,
+    /// The token.
+    pub token: TokenId,
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// One of the stop tokens was sampled.
+    Eos,
+    /// `max_tokens` were sampled.
+    Length,
+    /// The KV cache is full.
+    Context,
+    /// The callback asked to stop.
+    Callback,
+}
+
+impl StopReason {
+    /// The word for it in JSON output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StopReason::Eos => "eos",
+            StopReason::Length => "length",
+            StopReason::Context => "context",
+            StopReason::Callback => "stopped",
+        }
+    }
+}
+
+/// How one request of a [`Engine::decode`] call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// All its tokens, a stop token included.
+    pub tokens: Vec<TokenId>,
+    /// Why there are no more.
+    pub stop: StopReason,
+}
+
+/// What can go wrong in an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A prompt or a token that does not fit behind what is cached.
+    #[error(
+        "{cached} cached and {new} new tokens exceed the KV cache of {context} positions; \
+         raise it with --context (the model was made for {max_positions})"
+    )]
+    ContextFull {
+        /// Positions in use.
+        cached: usize,
+        /// Tokens that were to be added.
+        new: usize,
+        /// Positions there are.
+        context: usize,
+        /// Positions the model was made for.
+        max_positions: usize,
+    },
+    /// A KV cache longer than the positions the model knows.
+    #[error("a context of {context} positions exceeds the {max_positions} the model was made for")]
+    ContextTooLong {
+        /// Positions asked for.
+        context: usize,
+        /// Positions the model was made for.
+        max_positions: usize,
+    },
+    /// A token id that the embedding has no row for.
+    #[error("token {token} is outside the model's vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The token.
+        token: TokenId,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// NaN or infinity where numbers should be.
+    #[error(
+        "NaN or infinity in {place} at position {position}: the weights hold values that are \
+         not finite, or overflow f32"
+    )]
+    NotFinite {
+        /// "layer 3 (attention)", "layer 3 (MLP)", "the embedding" or "the logits".
+        place: String,
+        /// The position of the token that met it.
+        position: usize,
+    },
+    /// `decode` on a sequence with no prompt.
+    #[error("sequence {sequence} has no prompt to decode from: call prefill first")]
+    NothingToDecode {
+        /// The sequence.
+        sequence: usize,
+    },
+    /// A sequence number that the engine was not made for.
+    #[error("sequence {sequence} does not exist: the engine holds {sequences}")]
+    NoSuchSequence {
+        /// The sequence asked for.
+        sequence: usize,
+        /// How many there are.
+        sequences: usize,
+    },
+    /// The same sequence twice in one call.
+    #[error("sequence {sequence} appears twice in one call")]
+    DuplicateSequence {
+        /// The sequence.
+        sequence: usize,
+    },
+    /// Memory that the system refused.
+    #[error("no memory for {what} ({bytes} bytes): {source}")]
+    OutOfMemory {
+        /// "the KV cache", "the weights in bf16", ...
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// A thread that could not be started.
+    #[error("cannot start thread {index} of {threads}: {source}")]
+    Thread {
+        /// Which one.
+        index: usize,
+        /// How many were asked for.
+        threads: usize,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Sampling parameters outside their range.
+    #[error(transparent)]
+    Sampling(#[from] crate::sampling::SamplingError),
+    /// A kernel path that this processor can't run.
+    #[error("the kernels '{asked}' can't run on this processor; it runs {available}")]
+    KernelsUnavailable {
+        /// What was forced.
+        asked: String,
+        /// The paths that it does run, best first.
+        available: String,
+    },
+}
+
+/// A sequence is a list of cached tokens plus, after [`prefill`](Engine::prefill), the logits of
+/// what comes next. Sequences are numbered from 0.
+pub trait Engine {
+    /// The model's dimensions.
+    fn config(&self) -> &ModelConfig;
+
+    /// What this engine is and holds.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The tokens of `sequence` whose keys and values are cached, in order.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    fn cached(&self, sequence: usize) -> &[TokenId];
+
+    /// Forgets all but the first `length` tokens of `sequence`.
+    ///
+    /// # Errors
+    /// If there is no such sequence. Nothing happens if it is no longer than `length`.
+    fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError>;
+
+    /// Appends `tokens` to `sequence` and computes the logits of what follows the last of them.
+    ///
+    /// `progress` is told after each chunk how many tokens are done, and may break off: the
+    /// sequence then holds what was done so far.
+    ///
+    /// # Errors
+    /// Tokens outside the vocabulary, more tokens than the context holds (nothing is appended
+    /// then), values that are not finite.
+    fn prefill(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError>;
+
+    /// Decodes all `requests` together, one token of each a step, and calls `on_token` as each is
+    /// sampled; a callback that breaks ends that request.
+    ///
+    /// The last sampled token is not cached: to go on, prefill it.
+    ///
+    /// # Errors
+    /// As [`prefill`](Engine::prefill); a request without a prompt; a sequence named twice.
+    fn decode(
+        &mut self,
+        requests: &[DecodeRequest],
+        on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
+    ) -> Result<Vec<Finished>, EngineError>;
+
+    /// Teacher-forced logits: appends `tokens` to `sequence` and calls `each` with the index and
+    /// the logits (`[vocabulary]`, f32) after every one of them.
+    ///
+    /// # Errors
+    /// As [`prefill`](Engine::prefill).
+    fn logits(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError>;
+}

@@ -1,0 +1,3 @@
+//! The `onegrid` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Measuring: samples and statistics, the machine, its read bandwidth.

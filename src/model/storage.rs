@@ -1,0 +1,147 @@
+//! Where the numbers of a tensor lie: in a mapped file, or in anonymous huge pages.
+//!
+//! This is the one place that turns bytes into numbers, and so the one place of the model that
+//! holds `unsafe` code.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use memmap2::{Mmap, MmapMut, MmapOptions};
+
+/// A number type of a checkpoint: any bit pattern is valid, and it widens to f32 exactly.
+///
+/// # Safety
+/// The type must have no padding and no invalid bit pattern.
+pub unsafe trait Element: Copy + Send + Sync + 'static {
+    /// The same number in f32.
+    fn widen(self) -> f32;
+}
+
+// SAFETY: two bytes, every pattern a number.
+unsafe impl Element for bf16 {
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+// SAFETY: two bytes, every pattern a number.
+unsafe impl Element for f16 {
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+// SAFETY: four bytes, every pattern a number.
+unsafe impl Element for f32 {
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+/// Memory that holds tensors and is never written once it is shared.
+#[derive(Debug)]
+pub enum Storage {
+    /// A file, mapped read-only.
+    File(Mmap),
+    /// Anonymous memory.
+    Anonymous(MmapMut),
+}
+
+impl Storage {
+    /// All its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::File(map) => map,
+            Storage::Anonymous(map) => map,
+        }
+    }
+}
+
+/// Zeroed anonymous memory of `len` bytes, in huge pages where the system grants them.
+///
+/// A page table of 4 KB pages costs a long sequential read several per cent: the processor's
+/// prefetchers stop at page ends.
+///
+/// # Errors
+/// If the system has no memory of that size.
+pub fn huge_pages(len: usize) -> std::io::Result<MmapMut> {
+    let map = MmapOptions::new().len(len.max(1)).map_anon()?;
+    #[cfg(target_os = "linux")]
+    // Advice only: where it is refused the memory works all the same.
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
+/// A run of numbers inside a shared [`Storage`].
+pub struct Slice<T> {
+    storage: Arc<Storage>,
+    bytes: Range<usize>,
+    element: PhantomData<T>,
+}
+
+impl<T> Clone for Slice<T> {
+    fn clone(&self) -> Self {
+        Self {
+            storage: Arc::clone(&self.storage),
+            bytes: self.bytes.clone(),
+            element: PhantomData,
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Slice<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slice({:?})", self.bytes)
+    }
+}
+
+impl<T: Element> Slice<T> {
+    /// The numbers at `bytes` of `storage`; `None` if the range lies outside, is no whole number
+    /// of elements, or is not aligned for `T`.
+    pub fn new(storage: Arc<Storage>, bytes: Range<usize>) -> Option<Self> {
+        let range = storage.bytes().get(bytes.clone())?;
+        let aligned = range.as_ptr().cast::<T>().is_aligned();
+        (aligned && range.len().is_multiple_of(size_of::<T>())).then_some(Self {
+            storage,
+            bytes,
+            element: PhantomData,
+        })
+    }
+
+    /// The numbers.
+    pub fn as_slice(&self) -> &[T] {
+        let bytes = &self.storage.bytes()[self.bytes.clone()];
+        // SAFETY: `new` checked alignment and length; `Element` promises that every bit pattern is
+        // valid; the storage outlives the borrow and is not written while shared.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
+    }
+}
+
+impl Slice<bf16> {
+    /// `values` rounded to bf16, in memory of their own.
+    ///
+    /// # Panics
+    /// If there is no memory for them.
+    pub fn converted<T: Element>(values: &[T]) -> Self {
+        let len = values.len() * size_of::<bf16>();
+        let mut map = huge_pages(len).expect("memory for converted weights");
+        for (to, from) in elements_mut::<bf16>(&mut map[..len]).iter_mut().zip(values) {
+            *to = bf16::from_f32(from.widen());
+        }
+        Slice::new(Arc::new(Storage::Anonymous(map)), 0..len).expect("maps are aligned to pages")
+    }
+}
+
+/// `bytes` as numbers to write.
+///
+/// # Panics
+/// If `bytes` is not aligned for `T` or no whole number of elements.
+pub fn elements_mut<T: Element>(bytes: &mut [u8]) -> &mut [T] {
+    assert!(bytes.as_ptr().cast::<T>().is_aligned() && bytes.len().is_multiple_of(size_of::<T>()));
+    // SAFETY: checked above; `Element` promises that every bit pattern is valid.
+    unsafe {
+        std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>())
+    }
+}
