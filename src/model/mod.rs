@@ -1,16 +1,21 @@
 //! What a checkpoint is: its configuration, its weights, its tokenizer.
 //!
 //! - [`config`]: the dimensions and switches of `config.json`
+//! - [`config_json`]: reading and writing `config.json`
+//! - [`files`]: the files of a checkpoint, in a folder or embedded
 //! - [`weights`]: the tensors an engine reads, by name
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
 //! - [`random`]: deterministic random weights of a given shape
 
 pub mod config;
+pub mod config_json;
+pub mod files;
 pub mod random;
 pub mod storage;
 pub mod weights;
 
 pub use config::{Architecture, ModelConfig};
+pub use files::Files;
 pub use weights::{LayerWeights, Matrix, Weights};
 
 /// A token's row in the embedding.
