@@ -6,12 +6,14 @@
 //! - [`weights`]: the tensors an engine reads, by name
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
 //! - [`random`]: deterministic random weights of a given shape
+//! - [`tokenizer`]: text to tokens and back
 
 pub mod config;
 pub mod config_json;
 pub mod files;
 pub mod random;
 pub mod storage;
+pub mod tokenizer;
 pub mod weights;
 
 pub use config::{Architecture, ModelConfig};
