@@ -7,13 +7,19 @@
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
 //! - [`random`]: deterministic random weights of a given shape
 //! - [`tokenizer`]: text to tokens and back
+//! - [`tokenizer_config`]: special tokens by role, and the chat templates
+//! - [`chat_template`]: a conversation as the text that a model was trained on
+//! - [`python_json`]: JSON and numbers as Python writes them
 
+pub mod chat_template;
 pub mod config;
 pub mod config_json;
 pub mod files;
+pub mod python_json;
 pub mod random;
 pub mod storage;
 pub mod tokenizer;
+pub mod tokenizer_config;
 pub mod weights;
 
 pub use config::{Architecture, ModelConfig};
