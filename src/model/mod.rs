@@ -10,11 +10,13 @@
 //! - [`tokenizer_config`]: special tokens by role, and the chat templates
 //! - [`chat_template`]: a conversation as the text that a model was trained on
 //! - [`python_json`]: JSON and numbers as Python writes them
+//! - [`generation`]: how a checkpoint wants to be sampled
 
 pub mod chat_template;
 pub mod config;
 pub mod config_json;
 pub mod files;
+pub mod generation;
 pub mod python_json;
 pub mod random;
 pub mod storage;
