@@ -1,5 +1,7 @@
 //! Results as tables and files.
 //!
 //! - [`pending_file`]: files that appear whole or not at all
+//! - [`logits_file`]: logits as a safetensors file
 
+pub mod logits_file;
 pub mod pending_file;
