@@ -1,16 +1,22 @@
 //! What a checkpoint is: its configuration, its weights, its tokenizer.
 //!
+//! - [`checkpoint`]: a Hugging Face folder, read and written
 //! - [`config`]: the dimensions and switches of `config.json`
 //! - [`config_json`]: reading and writing `config.json`
 //! - [`files`]: the files of a checkpoint, in a folder or embedded
+//! - [`layout`]: the names, shapes and order of the tensors
 //! - [`weights`]: the tensors an engine reads, by name
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
 //! - [`random`]: deterministic random weights of a given shape
+//! - [`shapes`]: the shapes that have a name
 
+pub mod checkpoint;
 pub mod config;
 pub mod config_json;
 pub mod files;
+pub mod layout;
 pub mod random;
+pub mod shapes;
 pub mod storage;
 pub mod weights;
 
