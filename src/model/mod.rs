@@ -1,17 +1,56 @@
 //! What a checkpoint is: its configuration, its weights, its tokenizer.
 //!
+//! - [`checkpoint`]: a Hugging Face folder, read and written
 //! - [`config`]: the dimensions and switches of `config.json`
+//! - [`config_json`]: reading and writing `config.json`
+//! - [`files`]: the files of a checkpoint, in a folder or embedded
+//! - [`hub`]: repositories on the Hugging Face hub, by way of its cache
+//! - [`layout`]: the names, shapes and order of the tensors
 //! - [`weights`]: the tensors an engine reads, by name
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
 //! - [`random`]: deterministic random weights of a given shape
+//! - [`shapes`]: the shapes that have a name
+//! - [`source`]: what `--model` may name: any of these
 
+pub mod checkpoint;
 pub mod config;
+pub mod config_json;
+pub mod files;
+pub mod hub;
+pub mod layout;
 pub mod random;
+pub mod shapes;
+pub mod source;
 pub mod storage;
 pub mod weights;
 
 pub use config::{Architecture, ModelConfig};
+pub use files::Files;
+pub use source::{Loaded, ModelError, Source, SourceOptions};
 pub use weights::{LayerWeights, Matrix, Weights};
 
 /// A token's row in the embedding.
 pub type TokenId = u32;
+
+/// What loading has to say while it takes its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// Bytes of a file that came from the hub, of how many.
+    Downloading {
+        /// The file.
+        file: &'a str,
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes there will be.
+        total: u64,
+    },
+    /// Bytes of weights that are loaded or made, of how many.
+    Loading {
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes there will be.
+        total: u64,
+    },
+    /// Something that the user should know.
+    Note(&'a str),
+}
