@@ -61,6 +61,15 @@ impl Matrix {
         }
     }
 
+    /// The numbers as they lie in memory.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.values {
+            Values::Bf16(values) => values.bytes(),
+            Values::F16(values) => values.bytes(),
+            Values::F32(values) => values.bytes(),
+        }
+    }
+
     /// Writes row `row` to `out: [columns]` in f32, exactly.
     ///
     /// # Panics
