@@ -3,12 +3,14 @@
 //! - [`reference`]: the plain forward pass, f32 with f64 sums; the oracle
 //! - [`cpu`]: a persistent team of threads that reads the weights at the speed of memory
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
+//! - [`sequences`]: which tokens are cached for each sequence
 //!
 //! A caller can't tell the engines apart but by their speed.
 
 pub mod cpu;
 pub mod decode_loop;
 pub mod reference;
+pub mod sequences;
 
 use std::ops::ControlFlow;
 

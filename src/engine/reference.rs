@@ -1,1 +1,337 @@
-//! To come.
+//! The oracle: the plain forward pass, one token at a time, with nothing clever in it.
+//!
+//! Values are f32 and sums are f64, so that its own rounding is far below that of the engines it
+//! judges. It reads from [`forward`](ReferenceEngine::forward) down like the algorithm.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use half::bf16;
+
+use super::decode_loop::{self, Column, Step};
+use super::sequences::Sequences;
+use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
+use crate::model::{LayerWeights, Matrix, ModelConfig, TokenId, Weights};
+
+/// In which precision keys and values are cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvPrecision {
+    /// As computed.
+    #[default]
+    F32,
+    /// Rounded to bf16, as the fast engines do: what remains of their distance is arithmetic.
+    Bf16,
+}
+
+/// The plain engine.
+pub struct ReferenceEngine {
+    weights: Arc<Weights>,
+    sequences: Sequences,
+    kv_precision: KvPrecision,
+    /// `caches[sequence][layer]`
+    caches: Vec<Vec<LayerCache>>,
+    /// `logits[sequence]`: `[vocabulary]`
+    logits: Vec<Vec<f32>>,
+}
+
+/// The keys and values of one layer: `[position][kv_heads * head_dim]`.
+#[derive(Clone, Debug, Default)]
+struct LayerCache {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+impl ReferenceEngine {
+    /// An engine for `sequences` sequences of up to `context` positions, caching in f32.
+    ///
+    /// # Errors
+    /// A context longer than the model's positions.
+    pub fn new(
+        weights: Arc<Weights>,
+        context: usize,
+        sequences: usize,
+    ) -> Result<Self, EngineError> {
+        let layers = weights.config.layers;
+        Ok(Self {
+            sequences: Sequences::new(&weights.config, context, sequences)?,
+            kv_precision: KvPrecision::F32,
+            caches: vec![vec![LayerCache::default(); layers]; sequences],
+            logits: vec![vec![0.0; weights.config.vocab_size]; sequences],
+            weights,
+        })
+    }
+
+    /// The same engine, caching in another precision.
+    pub fn with_kv_precision(self, kv_precision: KvPrecision) -> Self {
+        Self {
+            kv_precision,
+            ..self
+        }
+    }
+
+    /// Runs `token` as the next of `sequence`; returns the residual stream after the last layer,
+    /// `[hidden]`.
+    fn forward(&mut self, sequence: usize, token: TokenId) -> Result<Vec<f32>, EngineError> {
+        let weights = Arc::clone(&self.weights);
+        let config = &weights.config;
+        let position = self.sequences.cached(sequence).len();
+
+        let mut x = vec![0.0; config.hidden_size];
+        weights.embedding.copy_row(token as usize, &mut x);
+        check_finite(&x, position, || "the embedding".into())?;
+
+        for (index, layer) in weights.layers.iter().enumerate() {
+            let cache = &mut self.caches[sequence][index];
+            cache.truncate(position);
+            let attended = attention(config, layer, &x, position, cache, self.kv_precision);
+            add(&mut x, &attended);
+            check_finite(&x, position, || format!("layer {index} (attention)"))?;
+
+            let fed = mlp(config, layer, &x);
+            add(&mut x, &fed);
+            check_finite(&x, position, || format!("layer {index} (MLP)"))?;
+        }
+        self.sequences.push(sequence, token);
+        Ok(x)
+    }
+
+    /// The logits of `x: [hidden]`, kept as those of `sequence`.
+    fn head(&mut self, sequence: usize, x: &[f32]) {
+        let config = &self.weights.config;
+        let normed = rms_norm(x, &self.weights.final_norm, config.rms_norm_eps);
+        self.logits[sequence] = matvec(self.weights.head(), &normed);
+        self.sequences.set_has_logits(sequence, true);
+    }
+}
+
+/// Self-attention of one token: `x` and the result are `[hidden]`.
+fn attention(
+    config: &ModelConfig,
+    layer: &LayerWeights,
+    x: &[f32],
+    position: usize,
+    cache: &mut LayerCache,
+    kv_precision: KvPrecision,
+) -> Vec<f32> {
+    let head_dim = config.head_dim;
+    let normed = rms_norm(x, &layer.input_norm, config.rms_norm_eps);
+
+    let mut q = matvec(&layer.q, &normed); // [heads * head_dim]
+    let mut k = matvec(&layer.k, &normed); // [kv_heads * head_dim]
+    let mut v = matvec(&layer.v, &normed); // [kv_heads * head_dim]
+    if let Some(bias) = &layer.qkv_bias {
+        add(&mut q, &bias.q);
+        add(&mut k, &bias.k);
+        add(&mut v, &bias.v);
+    }
+    if let Some(norm) = &layer.qk_norm {
+        for head in q.chunks_mut(head_dim) {
+            head.copy_from_slice(&rms_norm(head, &norm.q, config.rms_norm_eps));
+        }
+        for head in k.chunks_mut(head_dim) {
+            head.copy_from_slice(&rms_norm(head, &norm.k, config.rms_norm_eps));
+        }
+    }
+    for head in q.chunks_mut(head_dim).chain(k.chunks_mut(head_dim)) {
+        rope(config, head, position);
+    }
+    if kv_precision == KvPrecision::Bf16 {
+        for value in k.iter_mut().chain(&mut v) {
+            *value = bf16::from_f32(*value).to_f32();
+        }
+    }
+    cache.keys.push(k);
+    cache.values.push(v);
+
+    let mut attended = vec![0.0; config.q_size()];
+    for (head, out) in attended.chunks_mut(head_dim).enumerate() {
+        let q = &q[head * head_dim..][..head_dim];
+        let kv_head = head / config.group_size() * head_dim;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let scores: Vec<f64> = cache
+            .keys
+            .iter()
+            .map(|k| scale * dot(q, &k[kv_head..][..head_dim]))
+            .collect();
+        let weights = softmax(&scores);
+        for (i, out) in out.iter_mut().enumerate() {
+            let values = cache.values.iter().map(|v| f64::from(v[kv_head + i]));
+            *out = weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() as f32;
+        }
+    }
+    matvec(&layer.o, &attended)
+}
+
+/// The gated MLP of one token: `x` and the result are `[hidden]`.
+fn mlp(config: &ModelConfig, layer: &LayerWeights, x: &[f32]) -> Vec<f32> {
+    let normed = rms_norm(x, &layer.post_attention_norm, config.rms_norm_eps);
+    let gate = matvec(&layer.gate, &normed); // [intermediate]
+    let up = matvec(&layer.up, &normed); // [intermediate]
+    let gated: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * u).collect();
+    matvec(&layer.down, &gated)
+}
+
+/// `matrix * x`: `[rows]`.
+fn matvec(matrix: &Matrix, x: &[f32]) -> Vec<f32> {
+    let mut row = vec![0.0; matrix.columns()];
+    let product = (0..matrix.rows()).map(|index| {
+        matrix.copy_row(index, &mut row);
+        dot(&row, x) as f32
+    });
+    product.collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// RMSNorm (arXiv 1910.07467): `x / sqrt(mean(x^2) + eps) * weight`.
+fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
+    let mean_square = dot(x, x) / x.len() as f64;
+    let scale = 1.0 / (mean_square + eps).sqrt();
+    x.iter()
+        .zip(weight)
+        .map(|(x, w)| (f64::from(*x) * scale * f64::from(*w)) as f32)
+        .collect()
+}
+
+/// Rotary embedding (arXiv 2104.09864) of one head, `[head_dim]`, in the half layout.
+fn rope(config: &ModelConfig, head: &mut [f32], position: usize) {
+    let half = head.len() / 2;
+    let frequencies = config.rope.frequencies(head.len());
+    for (pair, frequency) in frequencies.iter().enumerate() {
+        let (sin, cos) = (position as f64 * frequency).sin_cos();
+        let (a, b) = (f64::from(head[pair]), f64::from(head[pair + half]));
+        head[pair] = (a * cos - b * sin) as f32;
+        head[pair + half] = (b * cos + a * sin) as f32;
+    }
+}
+
+fn softmax(scores: &[f64]) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / total).collect()
+}
+
+fn silu(x: f32) -> f32 {
+    let x = f64::from(x);
+    (x / (1.0 + (-x).exp())) as f32
+}
+
+fn check_finite(
+    x: &[f32],
+    position: usize,
+    place: impl FnOnce() -> String,
+) -> Result<(), EngineError> {
+    if x.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    Err(EngineError::NotFinite {
+        place: place(),
+        position,
+    })
+}
+
+impl LayerCache {
+    fn truncate(&mut self, positions: usize) {
+        self.keys.truncate(positions);
+        self.values.truncate(positions);
+    }
+}
+
+impl Step for ReferenceEngine {
+    fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
+        for &Column { sequence, token } in columns {
+            let x = self.forward(sequence, token)?;
+            self.head(sequence, &x);
+        }
+        Ok(())
+    }
+
+    fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    fn take_logits(&mut self, sequence: usize) -> Option<&mut [f32]> {
+        let has_logits = self.sequences.has_logits(sequence);
+        self.sequences.set_has_logits(sequence, false);
+        has_logits.then_some(&mut self.logits[sequence])
+    }
+}
+
+impl Engine for ReferenceEngine {
+    fn config(&self) -> &ModelConfig {
+        &self.weights.config
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "reference",
+            sequences: self.sequences.count(),
+            context: self.sequences.context(),
+            threads: 1,
+            kernels: "plain",
+        }
+    }
+
+    fn cached(&self, sequence: usize) -> &[TokenId] {
+        self.sequences.cached(sequence)
+    }
+
+    fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError> {
+        self.sequences.truncate(sequence, length)
+    }
+
+    fn prefill(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, tokens)?;
+        for (index, &token) in tokens.iter().enumerate() {
+            let x = self.forward(sequence, token)?;
+            let done = index + 1;
+            if done == tokens.len() {
+                self.head(sequence, &x);
+            }
+            if progress(done).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &mut self,
+        requests: &[DecodeRequest],
+        on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
+    ) -> Result<Vec<Finished>, EngineError> {
+        decode_loop::decode(self, requests, on_token)
+    }
+
+    fn logits(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, tokens)?;
+        for (index, &token) in tokens.iter().enumerate() {
+            let x = self.forward(sequence, token)?;
+            self.head(sequence, &x);
+            each(index, &self.logits[sequence]);
+        }
+        Ok(())
+    }
+}

@@ -1,1 +1,284 @@
-//! To come.
+//! The megakernel's design on CPU cores: one persistent team, fixed row ranges, a spinning
+//! barrier, redundant RMSNorm, columns, and no allocation per token.
+//!
+//! - [`team`]: the threads and their barrier
+//! - [`forward`]: the forward pass as every member runs it
+//! - [`attention`]: its attention
+//! - [`kernels`]: the arithmetic, by instruction set
+//! - [`workspace`], [`kv_cache`], [`buffer`]: memory
+
+pub mod attention;
+pub mod buffer;
+pub mod forward;
+pub mod kernels;
+pub mod kv_cache;
+pub mod team;
+#[cfg(test)]
+mod tests;
+pub mod workspace;
+
+use std::num::NonZeroUsize;
+use std::ops::{ControlFlow, Range};
+
+use attention::{Attention, AttentionPlan};
+use forward::{Forward, NotFinite, STREAMED_COLUMNS, Token};
+use kernels::Kernels;
+use kv_cache::KvCache;
+use team::{Member, Team};
+use workspace::Workspace;
+
+use super::decode_loop::{self, Column, Step};
+use super::sequences::Sequences;
+use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
+use crate::model::{ModelConfig, TokenId, Weights};
+
+/// Prompt tokens that go through the layers together. More would reuse each row of weights more
+/// often, but arithmetic is the bound from a few dozen on.
+pub const PREFILL_CHUNK: usize = 256;
+
+/// How to set up a [`CpuEngine`].
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// Members of the team; `None` takes one for each core.
+    pub threads: Option<NonZeroUsize>,
+    /// Positions of each sequence's KV cache.
+    pub context: usize,
+    /// Sequences that can decode together.
+    pub sequences: usize,
+    /// The kernels by name; `None` takes the best that the processor runs.
+    pub kernels: Option<String>,
+}
+
+/// The engine for CPU cores.
+pub struct CpuEngine {
+    weights: Weights,
+    kernels: Kernels,
+    team: Team,
+    workspace: Workspace,
+    cache: KvCache,
+    sequences: Sequences,
+    /// Columns of the pass under way.
+    tokens: Vec<Token>,
+    plan: AttentionPlan,
+    not_finite: NotFinite,
+}
+
+impl CpuEngine {
+    /// An engine for `weights`; matrices that are not bf16 are converted.
+    ///
+    /// # Errors
+    /// A context longer than the model's positions, kernels the processor can't run, no memory,
+    /// no threads.
+    pub fn new(weights: Weights, options: &CpuOptions) -> Result<Self, EngineError> {
+        let weights = weights.into_bf16();
+        let config = &weights.config;
+        let &CpuOptions {
+            context, sequences, ..
+        } = options;
+        let book = Sequences::new(config, context, sequences)?;
+        let kernels = kernels::choose(options.kernels.as_deref())?;
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let team = Team::new(options.threads.unwrap_or_else(cores))?;
+        let columns = PREFILL_CHUNK.min(context).max(sequences).max(1);
+        Ok(Self {
+            kernels,
+            workspace: Workspace::new(config, columns, sequences, context, team.threads())?,
+            cache: KvCache::new(config, context, sequences)?,
+            sequences: book,
+            tokens: Vec::with_capacity(columns),
+            plan: AttentionPlan::new(config, columns, sequences, context),
+            not_finite: NotFinite::default(),
+            team,
+            weights,
+        })
+    }
+
+    /// The weights, in bf16, as the engine reads them.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Runs `job` on every member.
+    fn run(&mut self, job: impl Fn(&Forward, &Member) + Sync) {
+        let attention = Attention {
+            config: &self.weights.config,
+            kernels: &self.kernels,
+            workspace: &self.workspace,
+            cache: &self.cache,
+            tokens: &self.tokens,
+            plan: &self.plan,
+        };
+        let forward = Forward {
+            weights: &self.weights,
+            kernels: &self.kernels,
+            workspace: &self.workspace,
+            attention: &attention,
+            columns: &self.tokens,
+            not_finite: &self.not_finite,
+        };
+        self.team.run(&|member| job(&forward, member));
+    }
+
+    /// Runs `self.tokens` through the layers, and those at `wanted` through the head, which
+    /// leaves the logits of their sequences.
+    fn pass(&mut self, wanted: Range<usize>) -> Result<(), EngineError> {
+        self.plan.make(&self.weights.config, &self.tokens);
+        let first = wanted.start..wanted.end.min(wanted.start + STREAMED_COLUMNS);
+        self.run(|forward, member| {
+            forward.layers(member);
+            forward.head(member, first.clone());
+        });
+        for start in (first.end..wanted.end).step_by(STREAMED_COLUMNS) {
+            self.head(start..wanted.end.min(start + STREAMED_COLUMNS));
+        }
+        if let Some((norm, column)) = self.not_finite.take() {
+            return Err(EngineError::NotFinite {
+                place: place_before(norm),
+                position: self.tokens[column].position,
+            });
+        }
+        for token in &self.tokens {
+            self.sequences.push(token.sequence, token.token);
+        }
+        for token in &self.tokens[wanted] {
+            self.sequences.set_has_logits(token.sequence, true);
+        }
+        Ok(())
+    }
+
+    /// Runs up to [`STREAMED_COLUMNS`] columns of the last pass through the head.
+    fn head(&mut self, columns: Range<usize>) {
+        self.run(|forward, member| forward.head(member, columns.clone()));
+    }
+
+    fn set_tokens(&mut self, sequence: usize, tokens: &[TokenId]) {
+        let first = self.sequences.cached(sequence).len();
+        self.tokens.clear();
+        let tokens = (first..).zip(tokens).map(|(position, &token)| Token {
+            sequence,
+            position,
+            token,
+        });
+        self.tokens.extend(tokens);
+    }
+}
+
+/// What wrote the residual stream that norm `norm` read.
+fn place_before(norm: usize) -> String {
+    match norm {
+        0 => "the embedding".into(),
+        odd if odd % 2 == 1 => format!("layer {} (attention)", odd / 2),
+        even => format!("layer {} (MLP)", even / 2 - 1),
+    }
+}
+
+impl Step for CpuEngine {
+    fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
+        self.tokens.clear();
+        for &Column { sequence, token } in columns {
+            let position = self.sequences.cached(sequence).len();
+            self.tokens.push(Token {
+                sequence,
+                position,
+                token,
+            });
+        }
+        self.pass(0..columns.len())
+    }
+
+    fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    fn take_logits(&mut self, sequence: usize) -> Option<&mut [f32]> {
+        let has_logits = self.sequences.has_logits(sequence);
+        self.sequences.set_has_logits(sequence, false);
+        let size = self.weights.config.vocab_size;
+        let logits = self.workspace.logits.as_mut_slice();
+        has_logits.then(|| &mut logits[sequence * size..(sequence + 1) * size])
+    }
+}
+
+impl Engine for CpuEngine {
+    fn config(&self) -> &ModelConfig {
+        &self.weights.config
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "cpu",
+            sequences: self.sequences.count(),
+            context: self.sequences.context(),
+            threads: self.team.threads(),
+            kernels: self.kernels.name,
+        }
+    }
+
+    fn cached(&self, sequence: usize) -> &[TokenId] {
+        self.sequences.cached(sequence)
+    }
+
+    fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError> {
+        self.sequences.truncate(sequence, length)
+    }
+
+    fn prefill(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, tokens)?;
+        let mut done = 0;
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            done += chunk.len();
+            self.set_tokens(sequence, chunk);
+            let last = done == tokens.len();
+            self.pass(chunk.len() - usize::from(last)..chunk.len())?;
+            if progress(done).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &mut self,
+        requests: &[DecodeRequest],
+        on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
+    ) -> Result<Vec<Finished>, EngineError> {
+        decode_loop::decode(self, requests, on_token)
+    }
+
+    fn logits(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, tokens)?;
+        let size = self.weights.config.vocab_size;
+        let mut done = 0;
+        for chunk in tokens.chunks(PREFILL_CHUNK) {
+            self.set_tokens(sequence, chunk);
+            self.pass(0..0)?;
+            for start in (0..chunk.len()).step_by(STREAMED_COLUMNS) {
+                let columns = start..chunk.len().min(start + STREAMED_COLUMNS);
+                self.head(columns.clone());
+                let slots = self.workspace.head_slots.as_mut_slice();
+                for (column, logits) in columns.zip(slots.chunks(size)) {
+                    if !logits.iter().all(|logit| logit.is_finite()) {
+                        return Err(EngineError::NotFinite {
+                            place: "the logits".into(),
+                            position: self.tokens[column].position,
+                        });
+                    }
+                    each(done + column, logits);
+                }
+            }
+            done += chunk.len();
+        }
+        self.sequences.set_has_logits(sequence, done > 0);
+        Ok(())
+    }
+}

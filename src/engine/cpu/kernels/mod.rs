@@ -1,0 +1,187 @@
+//! The arithmetic of the CPU engine, one path for each instruction set.
+//!
+//! - [`simd`]: the kernels, written once over a register of any width
+//! - [`portable`]: plain Rust, what the other paths are tested against
+//! - `avx2`, `avx512`, `neon`: the registers of each instruction set
+//!
+//! A path is chosen once, at start, and called through a table of functions.
+
+pub mod simd;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use half::bf16;
+
+use crate::engine::EngineError;
+use simd::{Product, RowSum};
+
+/// The functions of one path.
+///
+/// Each is unsafe to call: the pointers in its arguments must describe memory that is there, and
+/// that no other thread writes (or, for outputs, touches) meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    /// The path's name, as `--kernels` takes it.
+    pub name: &'static str,
+    /// A product with a matrix that comes from memory, for any number of columns.
+    pub stream: unsafe fn(&Product<bf16>),
+    /// A product with a matrix that lies in a cache.
+    pub cached: unsafe fn(&Product<bf16>),
+    /// The same with a widened matrix.
+    pub cached_f32: unsafe fn(&Product<f32>),
+    /// Widens bf16 to f32.
+    pub widen: unsafe fn(*const bf16, *mut f32, usize),
+    /// A weighted sum of rows.
+    pub row_sum: unsafe fn(&RowSum),
+    /// The sum of squares.
+    pub sum_of_squares: unsafe fn(*const f32, usize) -> f32,
+    /// `out = x * scale * weight`.
+    pub scale_by: unsafe fn(*const f32, f32, *const f32, *mut f32, usize),
+    /// Exponentials for a softmax; returns the maximum and the sum.
+    pub exp_and_sum: unsafe fn(*mut f32, usize, f32) -> (f32, f32),
+    /// `gate = silu(gate) * up`.
+    pub silu_mul: unsafe fn(*mut f32, *const f32, usize),
+    /// Asks for a cache line.
+    pub prefetch: unsafe fn(*const u8),
+}
+
+/// Makes the table of a path: every kernel of [`simd`] compiled for its instruction set.
+macro_rules! kernel_set {
+    ($table:ident, $name:literal, $simd:ty $(, $features:literal)?) => {
+        pub(super) const $table: Kernels = {
+            // SAFETY: all of these pass their caller's promises on, and are only reached through
+            // a table that is handed out where the processor has the features.
+            $(#[target_feature(enable = $features)])?
+            unsafe fn stream(p: &Product<bf16>) {
+                unsafe {
+                    if p.columns == 1 {
+                        simd::matvec::<$simd>(p)
+                    } else {
+                        simd::matmul::<$simd, bf16>(p, true)
+                    }
+                }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn cached(p: &Product<bf16>) {
+                unsafe { simd::matmul::<$simd, bf16>(p, false) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn cached_f32(p: &Product<f32>) {
+                unsafe { simd::matmul::<$simd, f32>(p, false) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn widen(from: *const bf16, to: *mut f32, len: usize) {
+                unsafe { simd::widen::<$simd>(from, to, len) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn row_sum(p: &RowSum) {
+                unsafe { simd::row_sum::<$simd>(p) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn sum_of_squares(x: *const f32, len: usize) -> f32 {
+                unsafe { simd::sum_of_squares::<$simd>(x, len) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn scale_by(x: *const f32, s: f32, w: *const f32, out: *mut f32, len: usize) {
+                unsafe { simd::scale_by::<$simd>(x, s, w, out, len) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn exp_and_sum(x: *mut f32, len: usize, scale: f32) -> (f32, f32) {
+                unsafe { simd::exp_and_sum::<$simd>(x, len, scale) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn silu_mul(gate: *mut f32, up: *const f32, len: usize) {
+                unsafe { simd::silu_mul::<$simd>(gate, up, len) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn prefetch(at: *const u8) {
+                unsafe { <$simd as simd::Simd>::prefetch(at) }
+            }
+            Kernels {
+                name: $name,
+                stream,
+                cached,
+                cached_f32,
+                widen,
+                row_sum,
+                sum_of_squares,
+                scale_by,
+                exp_and_sum,
+                silu_mul,
+                prefetch,
+            }
+        };
+    };
+}
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "documented in the macro")]
+mod tables {
+    use super::*;
+
+    kernel_set!(PORTABLE, "portable", portable::Portable);
+    #[cfg(target_arch = "x86_64")]
+    kernel_set!(AVX2, "avx2", avx2::Avx2, "avx2,fma");
+    #[cfg(target_arch = "x86_64")]
+    kernel_set!(
+        AVX512,
+        "avx512",
+        avx512::Avx512,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
+    );
+    #[cfg(target_arch = "aarch64")]
+    kernel_set!(NEON, "neon", neon::Neon, "neon");
+}
+
+/// The paths this processor can run, best first.
+pub fn available() -> Vec<Kernels> {
+    let mut paths = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        if avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            paths.push(tables::AVX512);
+        }
+        if avx2 {
+            paths.push(tables::AVX2);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    paths.push(tables::NEON);
+    paths.push(tables::PORTABLE);
+    paths
+}
+
+/// The path called `name`, or the best one for `None`.
+///
+/// # Errors
+/// If there is no such path on this processor.
+pub fn choose(name: Option<&str>) -> Result<Kernels, EngineError> {
+    let paths = available();
+    let found = match name {
+        None => paths.first(),
+        Some(name) => paths.iter().find(|path| path.name == name),
+    };
+    found
+        .copied()
+        .ok_or_else(|| EngineError::KernelsUnavailable {
+            asked: name.unwrap_or("auto").into(),
+            available: paths
+                .iter()
+                .map(|path| path.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}

@@ -1,0 +1,112 @@
+//! NEON: four lanes, thirty-two registers.
+
+use std::arch::aarch64::*;
+
+use half::bf16;
+
+use super::simd::Simd;
+
+/// NEON, which every 64-bit Arm processor has.
+#[derive(Clone, Copy, Debug)]
+pub struct Neon;
+
+// SAFETY: NEON is part of the base architecture; pointers are valid for four lanes.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "each is the trait's contract"
+)]
+#[allow(
+    unused_unsafe,
+    reason = "some of these intrinsics are safe, by compiler version"
+)]
+unsafe impl Simd for Neon {
+    const LANES: usize = 4;
+    const TILE_COLUMNS: usize = 8;
+    type F32 = float32x4_t;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> float32x4_t {
+        unsafe { vdupq_n_f32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> float32x4_t {
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: float32x4_t) {
+        unsafe { vst1q_f32(to, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vaddq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vsubq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmulq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vdivq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmaxq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vminq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn round(a: float32x4_t) -> float32x4_t {
+        unsafe { vrndnq_f32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(a: float32x4_t, n: float32x4_t) -> float32x4_t {
+        unsafe {
+            let exponents = vshlq_n_s32::<23>(vcvtq_s32_f32(n));
+            vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), exponents))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn reduce_add(a: float32x4_t) -> f32 {
+        unsafe { vaddvq_f32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn reduce_max(a: float32x4_t) -> f32 {
+        unsafe { vmaxvq_f32(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+}
