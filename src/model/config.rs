@@ -98,7 +98,94 @@ pub struct ModelConfig {
     pub tied_embeddings: bool,
 }
 
+/// Dimensions that no model can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DimensionError {
+    /// A dimension that is zero or absurd.
+    #[error("'{name}' is {found}; expected 1 to {most}")]
+    OutOfRange {
+        /// As `config.json` calls it.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// The largest that is accepted.
+        most: usize,
+    },
+    /// Query heads that can't share the key/value heads evenly.
+    #[error("'num_attention_heads' ({heads}) is no multiple of 'num_key_value_heads' ({kv_heads})")]
+    UnevenGroups {
+        /// Query heads.
+        heads: usize,
+        /// Key/value heads.
+        kv_heads: usize,
+    },
+    /// A head that can't be split into pairs to rotate.
+    #[error("'head_dim' is {head_dim}; expected an even number, since RoPE rotates pairs")]
+    OddHead {
+        /// Width of a head.
+        head_dim: usize,
+    },
+    /// More parameters than any machine holds.
+    #[error("the dimensions make {parameters} parameters; expected at most {most}")]
+    TooManyParameters {
+        /// How many there would be.
+        parameters: u128,
+        /// The most that are accepted.
+        most: u128,
+    },
+}
+
 impl ModelConfig {
+    /// The largest dimension that [`check`](Self::check) lets pass: far above any model's, and
+    /// small enough that products of the dimensions can't overflow.
+    pub const MAX_DIMENSION: usize = 1 << 24;
+    /// The most layers that [`check`](Self::check) lets pass.
+    pub const MAX_LAYERS: usize = 4096;
+    /// The most parameters that [`check`](Self::check) lets pass: 17 trillion.
+    pub const MAX_PARAMETERS: u128 = 1 << 44;
+
+    /// Whether the dimensions can be a model's. The other methods rely on it: after it none of
+    /// them divides by zero or overflows.
+    ///
+    /// # Errors
+    /// The first dimension that can't be.
+    pub fn check(&self) -> Result<(), DimensionError> {
+        let most = Self::MAX_DIMENSION;
+        let dimensions = [
+            ("hidden_size", self.hidden_size, most),
+            ("intermediate_size", self.intermediate_size, most),
+            ("num_hidden_layers", self.layers, Self::MAX_LAYERS),
+            ("num_attention_heads", self.heads, most),
+            ("num_key_value_heads", self.kv_heads, most),
+            ("head_dim", self.head_dim, most),
+            ("vocab_size", self.vocab_size, most),
+            ("max_position_embeddings", self.max_positions, most),
+        ];
+        for (name, found, most) in dimensions {
+            if !(1..=most).contains(&found) {
+                return Err(DimensionError::OutOfRange { name, found, most });
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let (heads, kv_heads) = (self.heads, self.kv_heads);
+            return Err(DimensionError::UnevenGroups { heads, kv_heads });
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let head_dim = self.head_dim;
+            return Err(DimensionError::OddHead { head_dim });
+        }
+        let wide = |size: usize| size as u128;
+        let q_size = wide(self.heads) * wide(self.head_dim);
+        let rows = 4 * q_size + 3 * wide(self.intermediate_size);
+        let parameters =
+            wide(self.hidden_size) * (wide(self.layers) * rows + 2 * wide(self.vocab_size));
+        if parameters > Self::MAX_PARAMETERS {
+            let most = Self::MAX_PARAMETERS;
+            return Err(DimensionError::TooManyParameters { parameters, most });
+        }
+        Ok(())
+    }
+
     /// Whether q, k and v have biases.
     pub fn qkv_bias(&self) -> bool {
         self.architecture == Architecture::Qwen2

@@ -1,1 +1,5 @@
-//! Tables for people and for programs.
+//! Results as tables and files.
+//!
+//! - [`pending_file`]: files that appear whole or not at all
+
+pub mod pending_file;
