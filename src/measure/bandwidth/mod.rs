@@ -58,12 +58,12 @@ impl Readable for Vec<u8> {
     }
 }
 
-/// How long one measurement reads at least, in seconds: long enough to hide the rendezvous, short
+/// How long one measurement should read, in seconds: long enough to hide the rendezvous, short
 /// beside the decoding that it is interleaved with.
-const SAMPLE_SECONDS: f64 = 0.4;
+pub const SAMPLE_SECONDS: f64 = 0.3;
 
-/// How long each kernel is tried for in a calibration round, in seconds.
-const TRIAL_SECONDS: f64 = 0.1;
+/// How long each kernel is tried for in a calibration round, as a share of a sample.
+const TRIAL_SHARE: f64 = 0.25;
 
 /// Rounds of a calibration; the kernels' order turns around after each.
 const TRIAL_ROUNDS: usize = 2;
@@ -100,13 +100,15 @@ pub struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// Tries every kernel that this processor runs and keeps the fastest.
+    /// Tries every kernel that this processor runs and keeps the fastest. A measurement then reads
+    /// for about `sample_seconds`, and at least once through everything.
     ///
     /// # Errors
     /// If `source` is empty, or a kernel does not read what the others read.
     pub fn calibrate(
         mut team: ReadTeam,
         source: Arc<dyn Readable>,
+        sample_seconds: f64,
     ) -> Result<Self, BandwidthError> {
         let bytes: usize = source.stretches().iter().map(|bytes| bytes.len()).sum();
         if bytes == 0 {
@@ -118,7 +120,7 @@ impl Bandwidth {
         let mut best = (Kernel::PORTABLE, 0.0);
         for _ in 0..TRIAL_ROUNDS {
             for &kernel in &kernels {
-                let reading = team.read(&source, kernel, passes(TRIAL_SECONDS));
+                let reading = team.read(&source, kernel, passes(sample_seconds * TRIAL_SHARE));
                 check(first.checksum, kernel, &reading)?;
                 if reading.bytes_per_second() > best.1 {
                     best = (kernel, reading.bytes_per_second());
@@ -133,7 +135,7 @@ impl Bandwidth {
             bytes: bytes as u64,
             checksum: first.checksum,
             kernel: best.0,
-            passes: (SAMPLE_SECONDS / pass_seconds).ceil().clamp(1.0, 1e6) as usize,
+            passes: (sample_seconds / pass_seconds).ceil().clamp(1.0, 1e6) as usize,
         })
     }
 
@@ -185,7 +187,7 @@ mod tests {
     fn a_calibrated_team_measures_something() {
         let bytes: Vec<u8> = (0..1 << 20).map(|i| hash(i) as u8).collect();
         let team = ReadTeam::new(2).unwrap();
-        let mut bandwidth = Bandwidth::calibrate(team, Arc::new(bytes)).unwrap();
+        let mut bandwidth = Bandwidth::calibrate(team, Arc::new(bytes), 1e-3).unwrap();
         assert!(bandwidth.measure().unwrap() > 0.0);
         assert_eq!(bandwidth.bytes(), 1 << 20);
     }
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn nothing_to_read_is_an_error() {
         let team = ReadTeam::new(1).unwrap();
-        let result = Bandwidth::calibrate(team, Arc::new(Vec::new()));
+        let result = Bandwidth::calibrate(team, Arc::new(Vec::new()), 1e-3);
         assert!(matches!(result, Err(BandwidthError::Empty)));
     }
 
