@@ -328,8 +328,10 @@ impl Engine for ReferenceEngine {
     ) -> Result<(), EngineError> {
         self.sequences.check_fits(sequence, tokens)?;
         for (index, &token) in tokens.iter().enumerate() {
+            let position = self.sequences.cached(sequence).len();
             let x = self.forward(sequence, token)?;
             self.head(sequence, &x);
+            check_finite(&self.logits[sequence], position, || "the logits".into())?;
             each(index, &self.logits[sequence]);
         }
         Ok(())

@@ -5,14 +5,16 @@
 //! norm or a bias left out shows in the logits. A number depends on the seed, the tensor's name
 //! and its index alone: not on threads, not on the machine.
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
 
 use super::config::ModelConfig;
+use super::layout::{Shape, TensorSource, TensorSpec, assemble, pack, specs};
 use super::storage::{Slice, Storage, elements_mut, huge_pages};
-use super::weights::{LayerWeights, Matrix, QkNorm, QkvBias, Values, Weights};
+use super::weights::{Matrix, Values, Weights};
 
 /// Random bf16 weights for `config`, in huge pages.
 ///
@@ -25,129 +27,75 @@ pub fn weights(
     seed: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> std::io::Result<Weights> {
-    let plan = Plan::of(config);
-    let mut map = huge_pages(plan.bytes)?;
-    let mut done = 0;
-    for tensor in &plan.tensors {
-        let stream = stream(seed, &tensor.name);
-        let bound = (3.0 / tensor.columns as f64).sqrt() as f32;
-        fill(elements_mut(&mut map[tensor.bytes()]), stream, bound);
-        done += tensor.bytes().len();
-        progress(done as u64, plan.bytes as u64);
+    let matrices = specs(config)
+        .into_iter()
+        .filter_map(|spec| match spec.shape {
+            Shape::Matrix(rows, columns) => Some((spec.name, rows, columns)),
+            Shape::Vector(_) => None,
+        });
+    let matrices: Vec<_> = matrices.collect();
+    let (ranges, total) = pack(
+        matrices
+            .iter()
+            .map(|(_, rows, columns)| rows * columns * size_of::<bf16>()),
+    );
+    let mut map = huge_pages(total)?;
+    for ((name, _, columns), range) in matrices.iter().zip(&ranges) {
+        let bound = (3.0 / *columns as f64).sqrt() as f32;
+        fill(
+            elements_mut(&mut map[range.clone()]),
+            stream(seed, name),
+            bound,
+        );
+        progress(range.end as u64, total as u64);
     }
-    let storage = Arc::new(Storage::Anonymous(map));
-    let mut tensors = plan.tensors.iter();
-    let mut next = || {
-        let tensor = tensors.next().expect("the plan lists every matrix");
-        let values = Slice::new(Arc::clone(&storage), tensor.bytes());
-        let values = Values::Bf16(values.expect("the plan aligns its tensors"));
-        Matrix::new(tensor.rows, tensor.columns, values)
+    let mut made = Made {
+        seed,
+        storage: Arc::new(Storage::Anonymous(map)),
+        ranges: ranges.into_iter(),
     };
-    let embedding = next();
-    let layers = (0..config.layers).map(|layer| {
-        let vector = |name: &str, len: usize, centre: f32, bound: f32| {
-            let mut values = vec![bf16::ZERO; len];
-            let name = format!("model.layers.{layer}.{name}");
-            fill(&mut values, stream(seed, &name), bound);
-            values.iter().map(|v| centre + v.to_f32()).collect()
+    let Ok(weights) = assemble(config, &mut made);
+    Ok(weights)
+}
+
+/// The matrices are made; the vectors are made as they are asked for.
+struct Made {
+    seed: u64,
+    storage: Arc<Storage>,
+    ranges: std::vec::IntoIter<Range<usize>>,
+}
+
+impl TensorSource for Made {
+    type Error = Infallible;
+
+    fn matrix(&mut self, spec: &TensorSpec) -> Result<Matrix, Infallible> {
+        let range = self.ranges.next().expect("a range for every matrix");
+        let values = Slice::new(Arc::clone(&self.storage), range);
+        let values = Values::Bf16(values.expect("tensors begin on cache lines"));
+        let Shape::Matrix(rows, columns) = spec.shape else {
+            unreachable!("asked for as a matrix");
         };
-        let norm = |name: &str, len: usize| vector(name, len, 1.0, 0.25);
-        let bias = |name: &str, len: usize| vector(name, len, 0.0, 0.5);
-        LayerWeights {
-            input_norm: norm("input_layernorm", config.hidden_size),
-            q: next(),
-            k: next(),
-            v: next(),
-            qkv_bias: config.qkv_bias().then(|| QkvBias {
-                q: bias("self_attn.q_proj.bias", config.q_size()),
-                k: bias("self_attn.k_proj.bias", config.kv_size()),
-                v: bias("self_attn.v_proj.bias", config.kv_size()),
-            }),
-            qk_norm: config.qk_norm().then(|| QkNorm {
-                q: norm("self_attn.q_norm", config.head_dim),
-                k: norm("self_attn.k_norm", config.head_dim),
-            }),
-            o: next(),
-            post_attention_norm: norm("post_attention_layernorm", config.hidden_size),
-            gate: next(),
-            up: next(),
-            down: next(),
-        }
-    });
-    let layers = layers.collect();
-    let mut final_norm = vec![bf16::ZERO; config.hidden_size];
-    fill(&mut final_norm, stream(seed, "model.norm"), 0.25);
-    Ok(Weights {
-        config: config.clone(),
-        embedding,
-        layers,
-        final_norm: final_norm.iter().map(|v| 1.0 + v.to_f32()).collect(),
-        head: (!config.tied_embeddings).then(&mut next),
-    })
-}
-
-struct PlannedTensor {
-    name: String,
-    rows: usize,
-    columns: usize,
-    offset: usize,
-}
-
-impl PlannedTensor {
-    fn bytes(&self) -> Range<usize> {
-        self.offset..self.offset + self.rows * self.columns * size_of::<bf16>()
-    }
-}
-
-/// Every matrix of a model, in the order in which a decode step reads them.
-struct Plan {
-    tensors: Vec<PlannedTensor>,
-    bytes: usize,
-}
-
-impl Plan {
-    /// Each tensor begins on a cache line.
-    const ALIGNMENT: usize = 64;
-
-    fn of(config: &ModelConfig) -> Self {
-        let mut plan = Plan {
-            tensors: Vec::new(),
-            bytes: 0,
-        };
-        let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-        plan.push("model.embed_tokens".into(), vocabulary, hidden);
-        for layer in 0..config.layers {
-            let mut push = |name: &str, rows, columns| {
-                plan.push(format!("model.layers.{layer}.{name}"), rows, columns);
-            };
-            push("self_attn.q_proj", config.q_size(), hidden);
-            push("self_attn.k_proj", config.kv_size(), hidden);
-            push("self_attn.v_proj", config.kv_size(), hidden);
-            push("self_attn.o_proj", hidden, config.q_size());
-            push("mlp.gate_proj", config.intermediate_size, hidden);
-            push("mlp.up_proj", config.intermediate_size, hidden);
-            push("mlp.down_proj", hidden, config.intermediate_size);
-        }
-        if !config.tied_embeddings {
-            plan.push("lm_head".into(), vocabulary, hidden);
-        }
-        plan
+        Ok(Matrix::new(rows, columns, values))
     }
 
-    fn push(&mut self, name: String, rows: usize, columns: usize) {
-        let tensor = PlannedTensor {
-            name,
-            rows,
-            columns,
-            offset: self.bytes,
+    /// Norms and biases, rounded to bf16 as a checkpoint holds them.
+    fn vector(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Infallible> {
+        let (centre, bound) = match spec.name.ends_with(".bias") {
+            true => (0.0, 0.5),
+            false => (1.0, 0.25),
         };
-        self.bytes = tensor.bytes().end.next_multiple_of(Self::ALIGNMENT);
-        self.tensors.push(tensor);
+        let mut values = vec![bf16::ZERO; spec.shape.elements()];
+        fill(&mut values, stream(self.seed, &spec.name), bound);
+        let values = values
+            .iter()
+            .map(|v| bf16::from_f32(centre + v.to_f32()).to_f32());
+        Ok(values.collect())
     }
 }
 
 /// The key of a tensor's numbers: FNV-1a over its name, mixed with the seed.
 fn stream(seed: u64, name: &str) -> u64 {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -196,4 +144,99 @@ fn fill(out: &mut [bf16], stream: u64, bound: f32) {
             });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::shapes;
+
+    fn made(seed: u64) -> Weights {
+        let config = shapes::config("tiny").unwrap();
+        weights(&config, seed, &mut |_, _| ()).unwrap()
+    }
+
+    #[test]
+    fn numbers_depend_on_seed_and_name_alone() {
+        let (first, again, other) = (made(1), made(1), made(2));
+        assert_eq!(first.embedding.as_bf16(), again.embedding.as_bf16());
+        assert_eq!(first.layers[1].input_norm, again.layers[1].input_norm);
+        assert_ne!(first.embedding.as_bf16(), other.embedding.as_bf16());
+        assert_ne!(first.layers[1].input_norm, other.layers[1].input_norm);
+        let [one, two] = &first.layers[..] else {
+            panic!("tiny has two layers");
+        };
+        assert_ne!(one.q.as_bf16(), two.q.as_bf16());
+        assert_ne!(one.gate.as_bf16(), one.up.as_bf16());
+        assert_ne!(one.k.as_bf16(), one.v.as_bf16());
+        assert_ne!(one.input_norm, one.post_attention_norm);
+    }
+
+    /// Large tensors are filled in pieces by several threads; here by one, element by element.
+    #[test]
+    fn numbers_do_not_depend_on_threads() {
+        let mut pieces = vec![bf16::ZERO; (2 << 20) + 5];
+        fill(&mut pieces, stream(7, "a"), 0.1);
+        let number = |index: usize| {
+            let bits = split_mix(stream(7, "a").wrapping_add(index as u64 / 4));
+            let bits = (bits >> (16 * (index % 4))) as u16;
+            bf16::from_f32((f32::from(bits) - 32767.5) * (0.1 / 32767.5))
+        };
+        for index in (0..pieces.len())
+            .step_by(997)
+            .chain([1 << 20, (2 << 20) + 4])
+        {
+            assert_eq!(pieces[index], number(index), "{index}");
+        }
+    }
+
+    /// Of n uniform numbers the mean has a deviation of sigma / sqrt(n) and the variance one of
+    /// 0.9 sigma^2 / sqrt(n): five of each are allowed.
+    #[test]
+    fn matrices_have_mean_zero_and_variance_one_by_columns() {
+        let weights = made(3);
+        for matrix in [
+            &weights.embedding,
+            &weights.layers[0].q,
+            &weights.layers[1].down,
+        ] {
+            let values: Vec<f64> = matrix
+                .as_bf16()
+                .unwrap()
+                .iter()
+                .map(|v| v.to_f64())
+                .collect();
+            let n = values.len() as f64;
+            let expected = 1.0 / matrix.columns() as f64;
+            let mean = values.iter().sum::<f64>() / n;
+            let variance = values.iter().map(|v| v * v).sum::<f64>() / n;
+            assert!(mean.abs() < 5.0 * (expected / n).sqrt(), "mean {mean}");
+            let error = (variance / expected - 1.0).abs();
+            assert!(
+                error < 5.0 * 0.9 / n.sqrt() + 1e-3,
+                "variance {variance}, not {expected}"
+            );
+        }
+        let norms = &weights.layers[0].input_norm;
+        assert!(norms.iter().all(|norm| (0.75..=1.25).contains(norm)));
+        assert!(
+            norms
+                .iter()
+                .all(|norm| bf16::from_f32(*norm).to_f32() == *norm)
+        );
+    }
+
+    #[test]
+    fn progress_ends_with_everything() {
+        let config = shapes::config("tiny").unwrap();
+        let mut last = (0, 0);
+        let mut grows = true;
+        let mut progress = |done, total| {
+            grows &= done > last.0;
+            last = (done, total);
+        };
+        weights(&config, 0, &mut progress).unwrap();
+        assert!(grows && last.0 > 0 && last.0 <= last.1, "{last:?}");
+        assert!(last.1 - last.0 < 64);
+    }
 }

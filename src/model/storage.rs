@@ -10,6 +10,39 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
+// A checkpoint's numbers are little-endian and are used as they lie in the file.
+const _: () = assert!(cfg!(target_endian = "little"));
+
+/// The type of a tensor's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+impl ElementType {
+    /// Bytes of one number.
+    pub fn size(self) -> usize {
+        match self {
+            ElementType::Bf16 | ElementType::F16 => 2,
+            ElementType::F32 => 4,
+        }
+    }
+
+    /// The name in `config.json`: `bfloat16`, `float16`, `float32`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ElementType::Bf16 => "bfloat16",
+            ElementType::F16 => "float16",
+            ElementType::F32 => "float32",
+        }
+    }
+}
+
 /// A number type of a checkpoint: any bit pattern is valid, and it widens to f32 exactly.
 ///
 /// # Safety
@@ -50,6 +83,17 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Reads `range` of a mapped file in now, so that nobody waits for it later.
+    pub fn populate(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Storage::File(map) = self {
+            // Advice only: where it is refused the pages come when they are used.
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
     /// All its bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -110,14 +154,14 @@ impl<T: Element> Slice<T> {
         })
     }
 
-    /// The numbers as they lie in memory.
-    pub fn bytes(&self) -> &[u8] {
+    /// The numbers as the bytes they are.
+    pub fn as_bytes(&self) -> &[u8] {
         &self.storage.bytes()[self.bytes.clone()]
     }
 
     /// The numbers.
     pub fn as_slice(&self) -> &[T] {
-        let bytes = self.bytes();
+        let bytes = self.as_bytes();
         // SAFETY: `new` checked alignment and length; `Element` promises that every bit pattern is
         // valid; the storage outlives the borrow and is not written while shared.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
@@ -149,4 +193,13 @@ pub fn elements_mut<T: Element>(bytes: &mut [u8]) -> &mut [T] {
     unsafe {
         std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>())
     }
+}
+
+/// The numbers that `bytes` hold, wherever they lie in memory; a rest that is no whole number is
+/// left out.
+pub fn elements<T: Element>(bytes: &[u8]) -> impl Iterator<Item = T> {
+    // SAFETY: the chunk is as long as the type, and `Element` promises that every bit pattern is
+    // valid; alignment is not needed for an unaligned read.
+    let read = |chunk: &[u8]| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() };
+    bytes.chunks_exact(size_of::<T>()).map(read)
 }

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::config::ModelConfig;
-use super::storage::{Element, Slice};
+use super::storage::{Element, ElementType, Slice};
 
 /// A matrix `[rows, columns]`, row-major, in the precision the checkpoint stores it in.
 #[derive(Clone, Debug)]
@@ -22,6 +22,26 @@ pub enum Values {
     F16(Slice<half::f16>),
     /// IEEE single precision.
     F32(Slice<f32>),
+}
+
+impl Values {
+    /// Their type.
+    pub fn element_type(&self) -> ElementType {
+        match self {
+            Values::Bf16(_) => ElementType::Bf16,
+            Values::F16(_) => ElementType::F16,
+            Values::F32(_) => ElementType::F32,
+        }
+    }
+
+    /// The bytes they are made of, little-endian.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Values::Bf16(values) => values.as_bytes(),
+            Values::F16(values) => values.as_bytes(),
+            Values::F32(values) => values.as_bytes(),
+        }
+    }
 }
 
 impl Matrix {
@@ -53,20 +73,16 @@ impl Matrix {
         self.columns
     }
 
+    /// The numbers: `[rows, columns]`.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
     /// The numbers, if they are bf16: `[rows, columns]`.
     pub fn as_bf16(&self) -> Option<&[bf16]> {
         match &self.values {
             Values::Bf16(values) => Some(values.as_slice()),
             _ => None,
-        }
-    }
-
-    /// The numbers as they lie in memory.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.values {
-            Values::Bf16(values) => values.bytes(),
-            Values::F16(values) => values.bytes(),
-            Values::F32(values) => values.bytes(),
         }
     }
 

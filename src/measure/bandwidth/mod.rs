@@ -24,7 +24,7 @@ pub use kernel::Kernel;
 use team::{ReadTeam, Reading};
 
 use crate::model::storage::Storage;
-use crate::model::{Matrix, Weights};
+use crate::model::Weights;
 
 /// Bytes that can be read, in the order in which they should be.
 pub trait Readable: Send + Sync {
@@ -42,7 +42,10 @@ impl Readable for Weights {
             );
             attention.into_iter().chain(mlp)
         });
-        layers.chain([self.head()]).map(Matrix::bytes).collect()
+        layers
+            .chain([self.head()])
+            .map(|matrix| matrix.values().as_bytes())
+            .collect()
     }
 }
 

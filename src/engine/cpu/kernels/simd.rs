@@ -21,15 +21,25 @@ pub unsafe trait Simd: Copy {
     /// The register.
     type F32: Copy;
 
+    /// The same number in every lane.
     unsafe fn splat(value: f32) -> Self::F32;
+    /// `LANES` numbers.
     unsafe fn load(from: *const f32) -> Self::F32;
+    /// `LANES` numbers, widened.
     unsafe fn load_bf16(from: *const bf16) -> Self::F32;
+    /// Writes every lane.
     unsafe fn store(to: *mut f32, value: Self::F32);
+    /// `a + b`.
     unsafe fn add(a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`.
     unsafe fn sub(a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
     unsafe fn mul(a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`.
     unsafe fn div(a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The larger of each pair.
     unsafe fn max(a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller of each pair.
     unsafe fn min(a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, in one rounding where the instruction set has that.
     unsafe fn mul_add(a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
@@ -37,7 +47,9 @@ pub unsafe trait Simd: Copy {
     unsafe fn round(a: Self::F32) -> Self::F32;
     /// `a * 2^n` for a whole `n` in [-126, 127] and a result that is a normal number.
     unsafe fn scale_by_power_of_two(a: Self::F32, n: Self::F32) -> Self::F32;
+    /// The sum of all lanes.
     unsafe fn reduce_add(a: Self::F32) -> f32;
+    /// The largest lane.
     unsafe fn reduce_max(a: Self::F32) -> f32;
     /// Asks for the cache line at `at`; any address is allowed.
     unsafe fn prefetch(at: *const u8);
@@ -45,9 +57,12 @@ pub unsafe trait Simd: Copy {
 
 /// A number type of a matrix that the tiles read.
 pub trait Operand: Copy {
+    /// A register of numbers from memory, widened.
+    ///
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load<S: Simd>(from: *const Self) -> S::F32;
+    /// The same number in f32.
     fn widen(self) -> f32;
 }
 
