@@ -25,27 +25,35 @@ pub fn names() -> Vec<&'static str> {
     all().iter().map(|shape| shape.name).collect()
 }
 
+/// The shape of two layers that tests use, and that takes any vocabulary.
+pub const TINY: &str = "tiny";
+
+/// The name of the shape called `name`, in upper or lower case.
+///
+/// # Errors
+/// If there is none.
+pub fn find(name: &str) -> Result<&'static str, UnknownShape> {
+    let names = names();
+    if let Some(found) = names.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+        return Ok(found);
+    }
+    let lower = name.to_lowercase();
+    let closest = names.iter().min_by_key(|known| distance(known, &lower));
+    Err(UnknownShape {
+        name: name.to_owned(),
+        closest: closest.expect("there are shapes"),
+        known: names.join(", "),
+    })
+}
+
 /// The shape called `name`, in upper or lower case.
 ///
 /// # Errors
 /// If there is none.
 pub fn config(name: &str) -> Result<ModelConfig, UnknownShape> {
-    let shapes = all();
-    if let Some(shape) = shapes
-        .iter()
-        .find(|shape| shape.name.eq_ignore_ascii_case(name))
-    {
-        return Ok(shape.config.clone());
-    }
-    let lower = name.to_lowercase();
-    let closest = shapes
-        .iter()
-        .min_by_key(|shape| distance(shape.name, &lower));
-    Err(UnknownShape {
-        name: name.to_owned(),
-        closest: closest.expect("there are shapes").name,
-        known: names().join(", "),
-    })
+    let name = find(name)?;
+    let shape = all().into_iter().find(|shape| shape.name == name);
+    Ok(shape.expect("the name was found").config)
 }
 
 /// The dimensions are those of `config.json` in the repositories `Qwen/Qwen3-*`, `Qwen/Qwen2.5-*`
@@ -53,7 +61,7 @@ pub fn config(name: &str) -> Result<ModelConfig, UnknownShape> {
 fn all() -> Vec<Named> {
     vec![
         Named {
-            name: "tiny",
+            name: TINY,
             config: tiny(),
         },
         Named {

@@ -20,6 +20,7 @@ use super::storage::{Element, ElementType, elements};
 use super::weights::{Matrix, Values, Weights};
 
 pub use error::CheckpointError;
+pub(super) use shards::shard_names;
 pub use shards::{INDEX, SINGLE};
 pub use write::write;
 

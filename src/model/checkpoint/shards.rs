@@ -1,6 +1,6 @@
 //! The safetensors files of a checkpoint: which there are, and what lies where in them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -272,14 +272,24 @@ impl<'f> Shards<'f> {
     }
 }
 
+/// The names of the shards, from the index among `files`; `None` if there is no index.
+///
+/// # Errors
+/// If it is no index, or names a file outside the folder.
+pub(in crate::model) fn shard_names(
+    files: &Files,
+) -> Result<Option<BTreeSet<String>>, CheckpointError> {
+    let Some(json) = files.read(INDEX)? else {
+        return Ok(None);
+    };
+    Ok(Some(read_index(files, &json)?.into_values().collect()))
+}
+
 /// The file of each tensor, from the bytes of an index; each a plain name inside the folder.
 ///
 /// # Errors
 /// If it is no index, or names a file outside the folder.
-pub(super) fn read_index(
-    files: &Files,
-    json: &[u8],
-) -> Result<HashMap<String, String>, CheckpointError> {
+fn read_index(files: &Files, json: &[u8]) -> Result<HashMap<String, String>, CheckpointError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: HashMap<String, String>,
