@@ -2,6 +2,8 @@
 //!
 //! - [`pending_file`]: files that appear whole or not at all
 //! - [`logits_file`]: logits as a safetensors file
+//! - [`table`]: tables for people and for spreadsheets
 
 pub mod logits_file;
 pub mod pending_file;
+pub mod table;
