@@ -23,8 +23,8 @@ use std::sync::Arc;
 pub use kernel::Kernel;
 use team::{ReadTeam, Reading};
 
-use crate::model::storage::Storage;
 use crate::model::Weights;
+use crate::model::storage::Storage;
 
 /// Bytes that can be read, in the order in which they should be.
 pub trait Readable: Send + Sync {

@@ -74,6 +74,15 @@ impl DecodePlan {
     }
 }
 
+/// Memory that a benchmark takes beside weights and KV cache: activations, logits, the program.
+const OTHER_MEMORY: u64 = 150_000_000;
+
+/// Bytes of memory that `plan` needs for a model: bf16 weights, `engines` KV caches, and a rest.
+pub fn memory_needed(config: &ModelConfig, plan: &DecodePlan, engines: usize) -> u64 {
+    let positions = plan.context() * plan.batch * engines;
+    (2 * config.parameters() + positions * config.kv_bytes_per_position()) as u64 + OTHER_MEMORY
+}
+
 /// An engine to measure.
 pub struct Subject {
     /// The engine, with at least the plan's batch of sequences of the plan's context.

@@ -118,6 +118,27 @@ impl Report {
         table
     }
 
+    /// What all runs have in common, for people: a line.
+    pub fn heading(&self) -> String {
+        let environment = &self.environment;
+        let cpu = environment.cpu.as_deref().unwrap_or("unknown processor");
+        let Some(run) = self.runs.first() else {
+            return cpu.to_owned();
+        };
+        let batch = match run.batch {
+            1 => String::new(),
+            batch => format!(", {batch} sequences"),
+        };
+        format!(
+            "{cpu}, {} threads; prompt {}, {} new tokens{batch}; onegrid {} ({})",
+            run.threads,
+            run.prompt_tokens,
+            run.new_tokens,
+            environment.versions.onegrid,
+            environment.git_revision
+        )
+    }
+
     /// The comparisons and notes, for people: a line each.
     pub fn remarks(&self) -> Vec<String> {
         let compare = |comparison: &Comparison| {
