@@ -1,3 +1,7 @@
 //! The `onegrid` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    onegrid::cli::run()
+}

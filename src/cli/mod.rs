@@ -1,7 +1,105 @@
 //! The command line: a file for each subcommand, and no logic of their own.
 //!
 //! - [`options`]: the flags that several commands share
-//! - [`output`]: results on standard output or in a file, notes on standard error
+//! - [`load`]: the model that those flags name
+//! - [`output`]: results on standard output or in a file
+//! - [`streaming`]: text that comes in and goes out piece by piece
+//! - [`interrupt`]: what Ctrl-C does
+//! - [`generate`], [`chat`], [`tokenize`], [`logits`]: the commands
+//!
+//! Results go to standard output, notes and progress to standard error. The exit status is 0 when
+//! the work is done, 1 when it failed, 2 when the command line can't be carried out as it stands,
+//! and 130 after Ctrl-C.
 
+pub mod chat;
+pub mod generate;
+pub mod interrupt;
+pub mod load;
+pub mod logits;
 pub mod options;
 pub mod output;
+pub mod streaming;
+pub mod tokenize;
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit status of work that failed.
+const FAILED: u8 = 1;
+/// Exit status of a command line that can't be carried out; clap's own for what it refuses.
+const WRONG_USE: u8 = 2;
+/// Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it.
+pub const INTERRUPTED: u8 = 130;
+
+/// Decodes Qwen3 models and their relatives at the speed of memory
+#[derive(Debug, Parser)]
+#[command(name = "onegrid", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::GenerateArgs),
+    Chat(chat::ChatArgs),
+    Logits(logits::LogitsArgs),
+    Tokenize(tokenize::TokenizeArgs),
+}
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it is done.
+    Done,
+    /// Ctrl-C ended it; what was made so far is written.
+    Interrupted,
+}
+
+/// A command line that can't be carried out as it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUse(pub String);
+
+/// Runs the program: parses the command line, does the work, reports an error.
+pub fn run() -> ExitCode {
+    let outcome = interrupt::install().and_then(|()| match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+    });
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => INTERRUPTED.into(),
+        // Whoever read the output has seen enough of it (`onegrid ... | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", describe(&error));
+            if error.is::<WrongUse>() {
+                WRONG_USE.into()
+            } else {
+                FAILED.into()
+            }
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes. Many of the library's errors say their cause themselves.
+fn describe(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message += ": ";
+            message += &cause;
+        }
+    }
+    message
+}

@@ -1,9 +1,19 @@
-//! The flags that several commands share: which model, which engine.
+//! The flags that several commands share: which model, which engine, how to sample.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+
+use super::WrongUse;
+use crate::engine::cpu::{CpuEngine, CpuOptions};
+use crate::engine::reference::ReferenceEngine;
+use crate::engine::{Engine, EngineError};
+use crate::model::checkpoint::Precision;
+use crate::model::{TokenId, Weights};
+use crate::sampling::SamplingParams;
+use crate::text::sampling_choice::SamplingChoice;
 
 /// Which model, and where it is.
 #[derive(Clone, Debug, Args)]
@@ -34,9 +44,10 @@ pub struct EngineArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// Positions of the KV cache of each sequence, whose memory is taken at the start
+    /// Positions of the KV cache of each sequence, at most what the model was made for
     ///
-    /// [default: no more than the command needs]
+    /// The cache's memory is set aside at the start, so the default is no more than the command
+    /// needs: the prompt and --max-tokens, or 4096 positions for a chat.
     #[arg(long, value_name = "N")]
     pub context: Option<NonZeroUsize>,
 
@@ -77,4 +88,156 @@ pub enum KernelChoice {
     Avx512Bf16,
     /// 64-bit Arm
     Neon,
+}
+
+impl EngineArgs {
+    /// Whether this build has the engine, which is worth knowing before a model is loaded.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub fn check(&self) -> Result<(), WrongUse> {
+        match self.device {
+            Device::Auto | Device::Cpu | Device::Reference => Ok(()),
+            Device::Cuda | Device::Emulated => {
+                let name = self.device.to_possible_value();
+                let name = name.expect("no device is hidden").get_name().to_owned();
+                Err(WrongUse(format!(
+                    "--device {name}: this build has no such engine; it has auto, cpu and reference"
+                )))
+            }
+        }
+    }
+
+    /// The precision that the engine wants matrices in: the reference computes with what the
+    /// checkpoint stores, the CPU engine with bf16.
+    pub fn precision(&self) -> Precision {
+        match self.device {
+            Device::Reference => Precision::Stored,
+            Device::Auto | Device::Cpu | Device::Cuda | Device::Emulated => Precision::Bf16,
+        }
+    }
+
+    /// The engine, for `sequences` sequences of up to `context` positions.
+    ///
+    /// # Errors
+    /// An engine that this build does not have; a context beyond the model's; no memory or threads.
+    pub fn engine(
+        &self,
+        weights: Weights,
+        context: usize,
+        sequences: usize,
+    ) -> anyhow::Result<Box<dyn Engine>> {
+        self.check()?;
+        Ok(match self.device {
+            Device::Reference => {
+                Box::new(ReferenceEngine::new(Arc::new(weights), context, sequences)?)
+            }
+            Device::Auto | Device::Cpu | Device::Cuda | Device::Emulated => {
+                Box::new(self.cpu_engine(weights, context, sequences)?)
+            }
+        })
+    }
+
+    fn cpu_engine(
+        &self,
+        weights: Weights,
+        context: usize,
+        sequences: usize,
+    ) -> Result<CpuEngine, EngineError> {
+        let kernels = match self.kernels {
+            KernelChoice::Auto => None,
+            forced => forced.to_possible_value(),
+        };
+        let options = CpuOptions {
+            threads: self.threads,
+            context,
+            sequences,
+            kernels: kernels.map(|value| value.get_name().to_owned()),
+        };
+        CpuEngine::new(weights, &options)
+    }
+}
+
+/// How to choose among the tokens that the model finds likely.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sampling (defaults: the checkpoint's generation_config.json)")]
+pub struct SamplingArgs {
+    /// Divides the logits before a token is drawn; 0 takes the likeliest token, always
+    ///
+    /// Without the flag the checkpoint decides: `do_sample` false or absent is 0, else its
+    /// temperature, else 1.
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    pub temperature: Option<f32>,
+
+    /// Draw from the K likeliest tokens only; 0 is all
+    ///
+    /// Where the checkpoint names none it is 50, as in transformers.
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    pub top_k: Option<usize>,
+
+    /// Draw from the likeliest tokens whose probabilities reach P together; 1 is all
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+
+    /// Draw from tokens at least P times as likely as the likeliest; 0 is all
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
+
+    /// Make tokens that occurred before less likely (above 1) or likelier (below); 1 is neither
+    #[arg(long, value_name = "R", value_parser = repetition_penalty, allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f32>,
+
+    /// Seed of the random numbers: the same seed gives the same text, on every engine
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl SamplingArgs {
+    /// What the user asks for.
+    pub fn choice(&self) -> SamplingChoice {
+        SamplingChoice {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        }
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    parameter(text, |params, value| params.temperature = value)
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    parameter(text, |params, value| params.top_p = value)
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    parameter(text, |params, value| params.min_p = value)
+}
+
+fn repetition_penalty(text: &str) -> Result<f32, String> {
+    parameter(text, |params, value| params.repetition_penalty = value)
+}
+
+/// A number that the sampler takes where `set` puts it.
+fn parameter(text: &str, set: impl Fn(&mut SamplingParams, f32)) -> Result<f32, String> {
+    let value = text.parse().map_err(|_| "expected a number".to_owned())?;
+    let mut params = SamplingParams::default();
+    set(&mut params, value);
+    let checked = params.check();
+    checked.map_err(|error| format!("it must be {}", error.expected))?;
+    Ok(value)
+}
+
+/// Parses one id of a list such as `1, 2, 3`.
+///
+/// # Errors
+/// If it is no id.
+pub fn token_id(text: &str) -> Result<TokenId, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| "expected token ids, separated by commas: 1,2,3".to_owned())
 }
