@@ -64,6 +64,7 @@ pub struct BenchArgs {
 
     /// Seconds that the reference engine may take to check each run; 0 leaves that check out
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    #[arg(allow_negative_numbers = true)]
     check_seconds: f64,
 
     #[command(flatten)]

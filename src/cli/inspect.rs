@@ -11,7 +11,7 @@ use super::output::{Format, OutputArgs};
 use crate::measure::inspection::{Inspection, MachineFloor, Provenance, declared_dtype};
 use crate::model::generation::GenerationDefaults;
 use crate::model::hub::Parts;
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::model::{Source, SourceOptions};
 
 /// Show a model's shape, its bytes per token, and the floor of its speed on this machine
@@ -48,7 +48,10 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let files = source.files(Parts::WithoutWeights, &options, &mut quiet)?;
     let tokenizer = match (&args.model.tokenizer, &files) {
         (Some(path), _) => Some(Tokenizer::from_path(path)?),
-        (None, Some(files)) => Some(Tokenizer::from_files(files)?),
+        (None, Some(files)) => match Tokenizer::from_files(files) {
+            Err(TokenizerError::Missing { .. }) => None,
+            tokenizer => Some(tokenizer?),
+        },
         (None, None) => None,
     };
     options.vocab_size = tokenizer.as_ref().map(Tokenizer::own_size);

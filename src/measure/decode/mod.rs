@@ -272,7 +272,10 @@ impl Subject {
         let fraction = summary(&|sample| {
             sample.timed.decode_tokens_per_second * bytes_per_token / bandwidth(sample)
         });
-        let read_bandwidth = samples.iter().flat_map(|sample| sample.bandwidth).collect();
+        let neighbours: Vec<_> = samples.iter().map(|sample| sample.bandwidth).collect();
+        let mut read_bandwidth = neighbours.concat();
+        // One that stands between two repetitions is beside both.
+        read_bandwidth.dedup();
         let read_bandwidth = Summary::new(read_bandwidth).expect("there is a repetition");
         let vocab_size = self.engine.config().vocab_size;
         Run {
@@ -293,6 +296,7 @@ impl Subject {
             floor: Floor {
                 read_kernel: kernel,
                 read_bandwidth_bytes_per_second: read_bandwidth,
+                neighbours,
                 fraction,
             },
             checked,

@@ -73,9 +73,12 @@ pub struct Run {
 pub struct Floor {
     /// The fastest way to read that was found.
     pub read_kernel: String,
-    /// The bandwidth: before and after each repetition.
+    /// The bandwidth: every measurement beside this engine's repetitions, once.
     pub read_bandwidth_bytes_per_second: Summary,
-    /// The share of the possible speed: of each repetition.
+    /// The measurements before and after each repetition. What came after one repetition is what
+    /// came before the next, if that was of as many threads.
+    pub neighbours: Vec<[f64; 2]>,
+    /// The share of the possible speed: of each repetition, by the mean of its neighbours.
     pub fraction: Option<Summary>,
 }
 
