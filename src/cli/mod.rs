@@ -5,14 +5,16 @@
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
-//! - [`generate`], [`chat`], [`tokenize`], [`logits`]: the commands
+//! - [`generate`], [`chat`], [`bench`], [`logits`], [`tokenize`], [`inspect`]: the commands
 //!
 //! Results go to standard output, notes and progress to standard error. The exit status is 0 when
 //! the work is done, 1 when it failed, 2 when the command line can't be carried out as it stands,
 //! and 130 after Ctrl-C.
 
+pub mod bench;
 pub mod chat;
 pub mod generate;
+pub mod inspect;
 pub mod interrupt;
 pub mod load;
 pub mod logits;
@@ -45,8 +47,10 @@ struct Cli {
 enum Command {
     Generate(generate::GenerateArgs),
     Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
     Logits(logits::LogitsArgs),
     Tokenize(tokenize::TokenizeArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 /// How a command ended that did not fail.
@@ -68,8 +72,10 @@ pub fn run() -> ExitCode {
     let outcome = interrupt::install().and_then(|()| match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
     });
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -5,9 +5,11 @@
 //! - [`bandwidth`]: how fast the weights can be read at all
 //! - [`divergence`]: how far logits are from others
 //! - [`decode`]: the decode benchmark
+//! - [`inspection`]: what a model is, and the floor of its speed
 
 pub mod bandwidth;
 pub mod decode;
 pub mod divergence;
 pub mod environment;
+pub mod inspection;
 pub mod statistics;

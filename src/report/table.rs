@@ -38,9 +38,13 @@ impl Column {
 
     /// The name, with the unit in brackets.
     fn header(&self) -> String {
+        self.header_with(" ")
+    }
+
+    fn header_with(&self, gap: &str) -> String {
         match self.unit {
             "" => self.name.clone(),
-            unit => format!("{} ({unit})", self.name),
+            unit => format!("{}{gap}({unit})", self.name),
         }
     }
 }
@@ -101,13 +105,14 @@ impl Table {
 
     /// With lines, for a terminal.
     pub fn to_text(&self) -> String {
-        self.drawn(presets::UTF8_FULL_CONDENSED, |text| text)
+        // Units on a line of their own keep columns narrow.
+        self.drawn(presets::UTF8_FULL_CONDENSED, "\n", |text| text)
     }
 
     /// In Markdown.
     pub fn to_markdown(&self) -> String {
         let escape = |text: String| text.replace('|', "\\|").replace('\n', " ");
-        let table = self.drawn(presets::ASCII_MARKDOWN, escape);
+        let table = self.drawn(presets::ASCII_MARKDOWN, " ", escape);
         let mut lines: Vec<String> = table.lines().map(str::to_owned).collect();
         // comfy-table does not say in Markdown how columns are aligned.
         if let Some(rule) = lines.get_mut(1) {
@@ -159,10 +164,14 @@ impl Table {
         self.rows.iter().map(object).collect()
     }
 
-    fn drawn(&self, style: TableStyle, escape: impl Fn(String) -> String) -> String {
+    fn drawn(&self, style: TableStyle, gap: &str, escape: impl Fn(String) -> String) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(style);
-        table.set_header(self.columns.iter().map(|column| escape(column.header())));
+        table.set_header(
+            self.columns
+                .iter()
+                .map(|column| escape(column.header_with(gap))),
+        );
         for row in &self.rows {
             table.add_row(row.iter().map(|cell| escape(cell.printed("-"))));
         }
@@ -214,7 +223,11 @@ mod tests {
     fn text_has_its_numbers_to_the_right() {
         let text = table().to_text();
         assert!(
-            text.lines().any(|line| line.contains("┆             7 │")),
+            text.lines().any(|line| line.ends_with("┆ (tok/s) │")),
+            "{text}"
+        );
+        assert!(
+            text.lines().any(|line| line.contains("┆       7 │")),
             "{text}"
         );
     }

@@ -4,9 +4,11 @@
 #[path = "../qwen3/mod.rs"]
 mod qwen3;
 
+mod bench;
 mod chat;
 mod demo;
 mod generate;
+mod inspect;
 mod logits;
 mod tokenize;
 

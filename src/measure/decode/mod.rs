@@ -74,6 +74,15 @@ impl DecodePlan {
     }
 }
 
+/// Memory that a benchmark takes beside weights and KV cache: activations, logits, the program.
+const OTHER_MEMORY: u64 = 150_000_000;
+
+/// Bytes of memory that `plan` needs for a model: bf16 weights, `engines` KV caches, and a rest.
+pub fn memory_needed(config: &ModelConfig, plan: &DecodePlan, engines: usize) -> u64 {
+    let positions = plan.context() * plan.batch * engines;
+    (2 * config.parameters() + positions * config.kv_bytes_per_position()) as u64 + OTHER_MEMORY
+}
+
 /// An engine to measure.
 pub struct Subject {
     /// The engine, with at least the plan's batch of sequences of the plan's context.
@@ -263,7 +272,10 @@ impl Subject {
         let fraction = summary(&|sample| {
             sample.timed.decode_tokens_per_second * bytes_per_token / bandwidth(sample)
         });
-        let read_bandwidth = samples.iter().flat_map(|sample| sample.bandwidth).collect();
+        let neighbours: Vec<_> = samples.iter().map(|sample| sample.bandwidth).collect();
+        let mut read_bandwidth = neighbours.concat();
+        // One that stands between two repetitions is beside both.
+        read_bandwidth.dedup();
         let read_bandwidth = Summary::new(read_bandwidth).expect("there is a repetition");
         let vocab_size = self.engine.config().vocab_size;
         Run {
@@ -284,6 +296,7 @@ impl Subject {
             floor: Floor {
                 read_kernel: kernel,
                 read_bandwidth_bytes_per_second: read_bandwidth,
+                neighbours,
                 fraction,
             },
             checked,

@@ -73,9 +73,12 @@ pub struct Run {
 pub struct Floor {
     /// The fastest way to read that was found.
     pub read_kernel: String,
-    /// The bandwidth: before and after each repetition.
+    /// The bandwidth: every measurement beside this engine's repetitions, once.
     pub read_bandwidth_bytes_per_second: Summary,
-    /// The share of the possible speed: of each repetition.
+    /// The measurements before and after each repetition. What came after one repetition is what
+    /// came before the next, if that was of as many threads.
+    pub neighbours: Vec<[f64; 2]>,
+    /// The share of the possible speed: of each repetition, by the mean of its neighbours.
     pub fraction: Option<Summary>,
 }
 
@@ -116,6 +119,27 @@ impl Report {
             table.push(cells.iter().map(|cell| cell(run)));
         }
         table
+    }
+
+    /// What all runs have in common, for people: a line.
+    pub fn heading(&self) -> String {
+        let environment = &self.environment;
+        let cpu = environment.cpu.as_deref().unwrap_or("unknown processor");
+        let Some(run) = self.runs.first() else {
+            return cpu.to_owned();
+        };
+        let batch = match run.batch {
+            1 => String::new(),
+            batch => format!(", {batch} sequences"),
+        };
+        format!(
+            "{cpu}, {} threads; prompt {}, {} new tokens{batch}; onegrid {} ({})",
+            run.threads,
+            run.prompt_tokens,
+            run.new_tokens,
+            environment.versions.onegrid,
+            environment.git_revision
+        )
     }
 
     /// The comparisons and notes, for people: a line each.

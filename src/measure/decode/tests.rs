@@ -81,12 +81,12 @@ fn engines_side_by_side_are_measured_checked_and_compared() {
         let first = run.first_token_ms.as_ref().unwrap();
         assert_eq!(first.samples.len(), plan.repetitions);
         assert_eq!(run.tokens[0].len(), plan.new_tokens);
-        let floor = &run.floor.read_bandwidth_bytes_per_second;
-        assert_eq!(floor.samples.len(), 2 * plan.repetitions);
+        let floor = &run.floor;
+        assert_eq!(floor.neighbours.len(), plan.repetitions);
         // The fraction is that of each repetition with its own neighbours.
-        let fraction = run.floor.fraction.as_ref().unwrap();
+        let fraction = floor.fraction.as_ref().unwrap();
         let expected =
-            decode.samples[1] * run.bytes_per_token * 2.0 / (floor.samples[2] + floor.samples[3]);
+            decode.samples[1] * run.bytes_per_token * 2.0 / floor.neighbours[1].iter().sum::<f64>();
         assert!((fraction.samples[1] - expected).abs() < 1e-9 * expected);
         assert_eq!(run.fraction_of_floor, Some(fraction.median));
     }
@@ -113,6 +113,17 @@ fn a_batch_decodes_every_sequence() {
             .iter()
             .all(|tokens| tokens.len() == plan.new_tokens)
     );
+}
+
+#[test]
+fn a_measurement_between_two_repetitions_counts_once() {
+    let plan = plan();
+    let floor = &run(vec![cpu(&plan)], &plan).runs[0].floor;
+    let samples = &floor.read_bandwidth_bytes_per_second.samples;
+    assert_eq!(samples.len(), plan.repetitions + 1);
+    for (index, neighbours) in floor.neighbours.iter().enumerate() {
+        assert_eq!(neighbours, &samples[index..index + 2]);
+    }
 }
 
 #[test]

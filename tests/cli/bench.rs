@@ -1,0 +1,106 @@
+//! `onegrid bench`.
+
+use super::*;
+
+/// A benchmark that is soon done.
+fn bench(args: &[&str]) -> Command {
+    let mut command = onegrid(&["bench", "--model", "random:tiny", "--threads", "2"]);
+    command.args([
+        "--prompt-tokens",
+        "5",
+        "--new-tokens",
+        "4",
+        "--repetitions",
+        "2",
+    ]);
+    command.args(args);
+    command
+}
+
+#[test]
+fn results_are_json_by_the_names_of_the_contract() {
+    let report = json_of(bench(&["--format", "json", "--engines", "cpu,reference"]));
+    for field in ["cpu", "cores", "memory_bytes", "git_revision", "versions"] {
+        assert!(report["environment"].get(field).is_some(), "{field}");
+    }
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    for (run, engine) in runs.iter().zip(["cpu", "reference"]) {
+        assert_eq!(run["engine"], engine);
+        assert_eq!(run["model"], "random:tiny");
+        assert_eq!(
+            (&run["prompt_tokens"], &run["new_tokens"]),
+            (&5.into(), &4.into())
+        );
+        for field in ["decode_tokens_per_second", "first_token_ms"] {
+            assert_eq!(run[field]["samples"].as_array().unwrap().len(), 2);
+            for part in ["median", "low", "high"] {
+                assert!(run[field][part].as_f64().unwrap() > 0.0, "{field}.{part}");
+            }
+        }
+        let numbers = [
+            "threads",
+            "load_seconds",
+            "bytes_per_token",
+            "read_bandwidth_bytes_per_second",
+            "fraction_of_floor",
+        ];
+        for field in numbers {
+            assert!(run[field].as_f64().unwrap() > 0.0, "{field}");
+        }
+        assert!(run["checked"]["passed"].as_bool().unwrap());
+    }
+    assert_eq!(runs[0]["threads"], 2);
+    let check = &runs[0]["checked"]["reference"];
+    assert_eq!(
+        (&check["prompt_tokens"], &check["new_tokens"]),
+        (&5.into(), &4.into())
+    );
+    assert_eq!(runs[0]["tokens"], runs[1]["tokens"]);
+    assert_eq!(report["comparisons"][0]["against"], "reference");
+}
+
+#[test]
+fn tables_go_to_a_file_that_appears_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bench.csv");
+    let path = path.to_str().unwrap();
+    let printed = stdout(bench(&["--format", "csv", "--output", path]));
+    assert_eq!(printed, "");
+    let csv = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<_> = csv.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("model,engine,kernels,threads,batch,prompt (tokens)"));
+    assert!(lines[1].starts_with("random:tiny,cpu,"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_can_not_be_measured_is_wrong_use() {
+    let wrong = |args: &[&str], words: &str| assert_says(&error(bench(args), 2), &[words]);
+    wrong(&["--engines", "warp"], "warp");
+    wrong(&["--engines", "cuda"], "no such engine");
+    wrong(&["--engines", "cpu", "--device", "cpu"], "--device");
+    wrong(&["--check-seconds", "-1"], "--check-seconds");
+    let alone = |args: &[&str]| onegrid(&[&["bench", "--model", "random:tiny"], args].concat());
+    assert_says(
+        &error(alone(&["--repetitions", "0"]), 2),
+        &["--repetitions"],
+    );
+    assert_says(
+        &error(alone(&["--new-tokens", "1"]), 2),
+        &["at least 2 tokens"],
+    );
+}
+
+#[test]
+fn what_fits_neither_the_model_nor_the_memory_is_refused_with_both_numbers() {
+    let too_long = onegrid(&["bench", "--model", "random:tiny", "--new-tokens", "50000"]);
+    assert_says(&error(too_long, 1), &["50031", "40960"]);
+    #[cfg(target_os = "linux")]
+    {
+        let shape = "random:qwen3-32b";
+        let too_large = onegrid(&["bench", "--model", shape, "--batch", "100000"]);
+        assert_says(&error(too_large, 1), &[shape, "needs", "MB are free"]);
+    }
+}
