@@ -1,8 +1,8 @@
 //! onegrid decodes Qwen3 models and their close relatives for one user at a time.
 //!
-//! Dependencies between the modules point one way: [`cli`] builds on [`measure`] and [`report`],
-//! those on [`engine`], the engines on [`sampling`] and [`model`]. Nothing under `engine` knows of
-//! the command line, and nothing under `model` knows of an engine.
+//! Dependencies between the modules point one way: [`cli`] builds on [`text`], [`measure`] and
+//! [`report`], those on [`engine`], the engines on [`sampling`] and [`model`]. Nothing under
+//! `engine` knows of the command line, and nothing under `model` knows of an engine.
 
 pub mod cli;
 pub mod engine;
@@ -10,3 +10,4 @@ pub mod measure;
 pub mod model;
 pub mod report;
 pub mod sampling;
+pub mod text;

@@ -1,1 +1,13 @@
-//! Measuring: samples and statistics, the machine, its read bandwidth.
+//! Measuring: samples and statistics, the machine, its read bandwidth, the decode benchmark.
+//!
+//! - [`statistics`]: medians, intervals, verdicts
+//! - [`environment`]: what machine and what program
+//! - [`bandwidth`]: how fast the weights can be read at all
+//! - [`divergence`]: how far logits are from others
+//! - [`decode`]: the decode benchmark
+
+pub mod bandwidth;
+pub mod decode;
+pub mod divergence;
+pub mod environment;
+pub mod statistics;

@@ -10,18 +10,28 @@
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
 //! - [`random`]: deterministic random weights of a given shape
 //! - [`shapes`]: the shapes that have a name
+//! - [`tokenizer`]: text to tokens and back
+//! - [`tokenizer_config`]: special tokens by role, and the chat templates
+//! - [`chat_template`]: a conversation as the text that a model was trained on
+//! - [`python_json`]: JSON and numbers as Python writes them
+//! - [`generation`]: how a checkpoint wants to be sampled
 //! - [`source`]: what `--model` may name: any of these
 
+pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
 pub mod config_json;
 pub mod files;
+pub mod generation;
 pub mod hub;
 pub mod layout;
+pub mod python_json;
 pub mod random;
 pub mod shapes;
 pub mod source;
 pub mod storage;
+pub mod tokenizer;
+pub mod tokenizer_config;
 pub mod weights;
 
 pub use config::{Architecture, ModelConfig};

@@ -161,7 +161,7 @@ impl<T: Element> Slice<T> {
 
     /// The numbers.
     pub fn as_slice(&self) -> &[T] {
-        let bytes = &self.storage.bytes()[self.bytes.clone()];
+        let bytes = self.as_bytes();
         // SAFETY: `new` checked alignment and length; `Element` promises that every bit pattern is
         // valid; the storage outlives the borrow and is not written while shared.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }

@@ -1,1 +1,9 @@
-//! Tables for people and for programs.
+//! Results as tables and files.
+//!
+//! - [`pending_file`]: files that appear whole or not at all
+//! - [`logits_file`]: logits as a safetensors file
+//! - [`table`]: tables for people and for spreadsheets
+
+pub mod logits_file;
+pub mod pending_file;
+pub mod table;

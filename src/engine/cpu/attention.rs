@@ -343,7 +343,7 @@ impl Attention<'_> {
     /// Where one part of a head's attention is kept: its sums, then maximum and sum.
     fn partial(&self, column: usize, head: usize, split: usize) -> Range<usize> {
         let len = self.config.head_dim + 2;
-        let splits = self.cache.context().div_ceil(SPLIT);
+        let splits = self.cache.blocks();
         let index = (column * self.config.heads + head) * splits + split;
         index * len..(index + 1) * len
     }

@@ -14,7 +14,7 @@ use crate::model::storage::{Element, huge_pages};
 pub struct SharedBuffer<T> {
     start: *mut T,
     len: usize,
-    _pages: MmapMut,
+    pages: MmapMut,
     element: PhantomData<T>,
 }
 
@@ -39,9 +39,22 @@ impl<T: Element> SharedBuffer<T> {
         Ok(Self {
             start: pages.as_mut_ptr().cast(),
             len,
-            _pages: pages,
+            pages: pages,
             element: PhantomData,
         })
+    }
+
+    /// Takes the memory of `range` now rather than when it is first touched.
+    pub fn populate(&self, range: Range<usize>) {
+        let start = self.pointer(range.clone()).addr() - self.start.addr();
+        let len = range.len() * size_of::<T>();
+        #[cfg(target_os = "linux")]
+        // Advice only (Linux 5.14): where it is refused the pages come one by one.
+        let _ = self
+            .pages
+            .advise_range(memmap2::Advice::PopulateWrite, start, len);
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, len);
     }
 
     /// A pointer to `range`, checked to lie inside.

@@ -152,6 +152,7 @@ impl Forward<'_> {
     /// RMSNorm, Q, K and V of every column, biases added.
     fn qkv(&self, member: &Member, index: usize, layer: &LayerWeights) {
         let normed = self.norm(member, 2 * index, &layer.input_norm);
+        let normed = self.prepared(member, normed, self.config().hidden_size);
         let stride = self.workspace.qkv_stride();
         let share = member.share(stride);
         let bias = layer.qkv_bias.as_ref();
@@ -196,6 +197,7 @@ impl Forward<'_> {
     /// RMSNorm, gate and up rows, SiLU of the gate times up.
     fn gate_up(&self, member: &Member, index: usize, layer: &LayerWeights) {
         let normed = self.norm(member, 2 * index + 1, &layer.post_attention_norm);
+        let normed = self.prepared(member, normed, self.config().hidden_size);
         let stride = self.config().intermediate_size;
         let rows = member.share(stride);
         if rows.is_empty() {
@@ -264,6 +266,7 @@ impl Forward<'_> {
             at: normed,
             stride: hidden,
         };
+        let input = self.paired(member, input, hidden, columns.len());
         let stride = head.rows();
         let range = rows.start..(columns.len() - 1) * stride + rows.end;
         let product = product(
@@ -333,9 +336,33 @@ impl Forward<'_> {
         let hidden = self.config().hidden_size;
         let rows = member.share(hidden);
         if !rows.is_empty() {
+            let input = self.prepared(member, input, matrix.columns());
             let x = self.rows_of(&self.workspace.x, hidden, rows.clone());
             self.multiply(member, matrix, rows, input, (x, hidden), true);
         }
+    }
+
+    /// `input` as [`multiply`](Self::multiply) reads it: where the matrix is streamed, a copy of
+    /// this member's own in the order of [`Kernels::pair`].
+    fn prepared(&self, member: &Member, input: Input, len: usize) -> Input {
+        if self.columns.len() > STREAMED_COLUMNS {
+            return input;
+        }
+        self.paired(member, input, len, self.columns.len())
+    }
+
+    fn paired(&self, member: &Member, input: Input, len: usize, columns: usize) -> Input {
+        let at = self
+            .workspace
+            .scratch(member.index)
+            .paired
+            .pointer(0..columns * len);
+        for column in 0..columns {
+            let from = input.at.wrapping_add(column * input.stride);
+            // SAFETY: the input is complete, or this member's own; the copy is its own.
+            unsafe { (self.kernels.pair)(from, at.wrapping_add(column * len), len) };
+        }
+        Input { at, stride: len }
     }
 
     /// Where `rows` of column 0 lie in `[columns, stride]`; every column is checked to be there.
@@ -364,6 +391,7 @@ impl Forward<'_> {
             ..product(matrix, rows, input, out, columns)
         };
         if columns <= STREAMED_COLUMNS {
+            // The input went through `prepared`.
             // SAFETY: the input was made complete by the last barrier (or is this member's own),
             // and these rows of the output are this member's.
             unsafe { (self.kernels.stream)(&whole) };

@@ -36,6 +36,8 @@ pub struct Workspace {
 pub struct Scratch {
     /// Normed residuals: `[STREAMED_COLUMNS, hidden]`.
     pub normed: SharedBuffer<f32>,
+    /// What a streamed product reads: `[STREAMED_COLUMNS, k]`.
+    pub paired: SharedBuffer<f32>,
     /// A block of weights in f32: `[WIDENED_ROWS, k]`.
     pub widened: SharedBuffer<f32>,
     /// Queries of a task: `[queries, head_dim]`.
@@ -64,7 +66,11 @@ impl Workspace {
         context: usize,
         threads: usize,
     ) -> Result<Self, EngineError> {
-        let buffer = |len: usize| SharedBuffer::new(len, "the activations");
+        let buffer = |len: usize| -> Result<SharedBuffer<f32>, EngineError> {
+            let buffer = SharedBuffer::new(len, "the activations")?;
+            buffer.populate(0..len);
+            Ok(buffer)
+        };
         let hidden = config.hidden_size;
         let widest = hidden.max(config.intermediate_size).max(config.q_size());
         let queries = QUERY_COLUMNS.max(config.group_size());
@@ -72,6 +78,7 @@ impl Workspace {
         let scratch = std::iter::repeat_with(|| {
             Ok(Scratch {
                 normed: buffer(STREAMED_COLUMNS * hidden)?,
+                paired: buffer(STREAMED_COLUMNS * widest)?,
                 widened: buffer(Self::WIDENED_ROWS * widest)?,
                 queries: buffer(queries * config.head_dim)?,
                 scores: buffer(queries * SPLIT)?,
@@ -89,7 +96,10 @@ impl Workspace {
             up: buffer(columns * config.intermediate_size)?,
             head_slots: buffer(STREAMED_COLUMNS * config.vocab_size)?,
             logits: buffer(sequences * config.vocab_size)?,
-            partials: buffer(sequences * splits * config.heads * (config.head_dim + 2))?,
+            partials: SharedBuffer::new(
+                sequences * splits * config.heads * (config.head_dim + 2),
+                "the parts of split attention",
+            )?,
             rotation: Rotation::new(config, columns)?,
             scratch: scratch.take(threads).collect::<Result<_, EngineError>>()?,
             qkv_stride,

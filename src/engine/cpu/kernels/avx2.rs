@@ -19,6 +19,7 @@ unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
     const TILE_COLUMNS: usize = 4;
     type F32 = __m256;
+    type Pairs = __m256i;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m256 {
@@ -36,6 +37,21 @@ unsafe impl Simd for Avx2 {
             let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const bf16) -> __m256i {
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn even(pairs: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn odd(pairs: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x1_0000))) }
     }
 
     #[inline(always)]
@@ -112,5 +128,10 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
     }
 }

@@ -19,6 +19,7 @@ unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE_COLUMNS: usize = 8;
     type F32 = __m512;
+    type Pairs = __m512i;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
@@ -36,6 +37,21 @@ unsafe impl Simd for Avx512 {
             let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const bf16) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn even(pairs: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn odd(pairs: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x1_0000))) }
     }
 
     #[inline(always)]
@@ -101,5 +117,10 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
     }
 }

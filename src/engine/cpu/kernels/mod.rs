@@ -31,8 +31,10 @@ use simd::{Product, RowSum};
 pub struct Kernels {
     /// The path's name, as `--kernels` takes it.
     pub name: &'static str,
-    /// A product with a matrix that comes from memory, for any number of columns.
+    /// A product with a matrix that comes from memory; its `x` must have gone through `pair`.
     pub stream: unsafe fn(&Product<bf16>),
+    /// Puts `x` in the order in which `stream` reads it.
+    pub pair: unsafe fn(*const f32, *mut f32, usize),
     /// A product with a matrix that lies in a cache.
     pub cached: unsafe fn(&Product<bf16>),
     /// The same with a widened matrix.
@@ -61,21 +63,19 @@ macro_rules! kernel_set {
             // a table that is handed out where the processor has the features.
             $(#[target_feature(enable = $features)])?
             unsafe fn stream(p: &Product<bf16>) {
-                unsafe {
-                    if p.columns == 1 {
-                        simd::matvec::<$simd>(p)
-                    } else {
-                        simd::matmul::<$simd, bf16>(p, true)
-                    }
-                }
+                unsafe { simd::stream::<$simd>(p) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn pair(x: *const f32, out: *mut f32, len: usize) {
+                unsafe { simd::pair::<$simd>(x, out, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn cached(p: &Product<bf16>) {
-                unsafe { simd::matmul::<$simd, bf16>(p, false) }
+                unsafe { simd::matmul::<$simd, bf16, false>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn cached_f32(p: &Product<f32>) {
-                unsafe { simd::matmul::<$simd, f32>(p, false) }
+                unsafe { simd::matmul::<$simd, f32, false>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn widen(from: *const bf16, to: *mut f32, len: usize) {
@@ -108,6 +108,7 @@ macro_rules! kernel_set {
             Kernels {
                 name: $name,
                 stream,
+                pair,
                 cached,
                 cached_f32,
                 widen,

@@ -23,6 +23,7 @@ unsafe impl Simd for Neon {
     const LANES: usize = 4;
     const TILE_COLUMNS: usize = 8;
     type F32 = float32x4_t;
+    type Pairs = uint32x4_t;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> float32x4_t {
@@ -37,6 +38,21 @@ unsafe impl Simd for Neon {
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> float32x4_t {
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const bf16) -> uint32x4_t {
+        unsafe { vreinterpretq_u32_u16(vld1q_u16(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn even(pairs: uint32x4_t) -> float32x4_t {
+        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)) }
+    }
+
+    #[inline(always)]
+    unsafe fn odd(pairs: uint32x4_t) -> float32x4_t {
+        unsafe { vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))) }
     }
 
     #[inline(always)]
@@ -106,6 +122,14 @@ unsafe impl Simd for Neon {
     unsafe fn prefetch(at: *const u8) {
         unsafe {
             std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_far(at: *const u8) {
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at,
                 options(nostack, readonly, preserves_flags));
         }
     }

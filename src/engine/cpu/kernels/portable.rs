@@ -21,6 +21,7 @@ unsafe impl Simd for Portable {
     const LANES: usize = LANES;
     const TILE_COLUMNS: usize = 4;
     type F32 = Lanes;
+    type Pairs = [bf16; 2 * LANES];
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Lanes {
@@ -38,6 +39,22 @@ unsafe impl Simd for Portable {
         // SAFETY: the caller's pointer is valid for all lanes.
         let values = unsafe { from.cast::<[bf16; LANES]>().read_unaligned() };
         values.map(Operand::widen)
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const bf16) -> [bf16; 2 * LANES] {
+        // SAFETY: the caller's pointer is valid for twice the lanes.
+        unsafe { from.cast::<[bf16; 2 * LANES]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn even(pairs: [bf16; 2 * LANES]) -> Lanes {
+        std::array::from_fn(|lane| pairs[2 * lane].widen())
+    }
+
+    #[inline(always)]
+    unsafe fn odd(pairs: [bf16; 2 * LANES]) -> Lanes {
+        std::array::from_fn(|lane| pairs[2 * lane + 1].widen())
     }
 
     #[inline(always)]
@@ -108,4 +125,7 @@ unsafe impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_far(_at: *const u8) {}
 }

@@ -20,6 +20,8 @@ pub unsafe trait Simd: Copy {
     const TILE_COLUMNS: usize;
     /// The register.
     type F32: Copy;
+    /// A register of `2 * LANES` bf16 numbers.
+    type Pairs: Copy;
 
     /// The same number in every lane.
     unsafe fn splat(value: f32) -> Self::F32;
@@ -27,6 +29,12 @@ pub unsafe trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::F32;
     /// `LANES` numbers, widened.
     unsafe fn load_bf16(from: *const bf16) -> Self::F32;
+    /// `2 * LANES` numbers, as they are.
+    unsafe fn load_pairs(from: *const bf16) -> Self::Pairs;
+    /// Numbers 0, 2, 4, ..., widened: on little-endian machines the lower half of each word.
+    unsafe fn even(pairs: Self::Pairs) -> Self::F32;
+    /// Numbers 1, 3, 5, ..., widened.
+    unsafe fn odd(pairs: Self::Pairs) -> Self::F32;
     /// Writes every lane.
     unsafe fn store(to: *mut f32, value: Self::F32);
     /// `a + b`.
@@ -51,8 +59,10 @@ pub unsafe trait Simd: Copy {
     unsafe fn reduce_add(a: Self::F32) -> f32;
     /// The largest lane.
     unsafe fn reduce_max(a: Self::F32) -> f32;
-    /// Asks for the cache line at `at`; any address is allowed.
+    /// Asks for the cache line at `at`, soon; any address is allowed.
     unsafe fn prefetch(at: *const u8);
+    /// Asks for the cache line at `at` into the second-level cache; any address is allowed.
+    unsafe fn prefetch_far(at: *const u8);
 }
 
 /// A number type of a matrix that the tiles read.
@@ -102,7 +112,8 @@ pub struct Product<W> {
     pub rows: usize,
     /// Columns of the matrix.
     pub k: usize,
-    /// `[columns, k]`, a column every `x_stride` numbers.
+    /// `[columns, k]`, a column every `x_stride` numbers; for a product that streams its matrix in
+    /// the order that [`pair`] makes.
     pub x: *const f32,
     /// Numbers from one column of `x` to the next.
     pub x_stride: usize,
@@ -116,45 +127,87 @@ pub struct Product<W> {
     pub accumulate: bool,
 }
 
-/// How far ahead of the loads a row is prefetched, in bytes (2 KB was best on Zen 5 and on
-/// Emerald Rapids; see `benches/matvec.rs`).
-const PREFETCH_BYTES: usize = 2048;
+/// How far ahead of the loads a stream of weights is fetched into the second-level cache, and how
+/// far into the first, in bytes. A fetch into the first level holds one of its few fill buffers
+/// until memory answers; those into the second level don't, so they may run far ahead. See
+/// `benches/matvec.rs`.
+const FAR_BYTES: usize = 16 << 10;
+const NEAR_BYTES: usize = 2 << 10;
 /// Bytes of a cache line.
 const LINE: usize = 64;
+
+/// Fetches what a stream of weights that is now at `at` will need, `bytes` further.
+///
+/// # Safety
+/// The processor must have the instruction set.
+#[inline(always)]
+unsafe fn fetch_ahead<S: Simd>(at: *const bf16, bytes: usize) {
+    let mut line = 0;
+    while line < bytes {
+        let at = at.cast::<u8>().wrapping_add(line);
+        // SAFETY: any address may be asked for.
+        unsafe {
+            S::prefetch_far(at.wrapping_add(FAR_BYTES));
+            S::prefetch(at.wrapping_add(NEAR_BYTES));
+        }
+        line += LINE;
+    }
+}
+
+/// Puts `x` in the order in which a streamed product reads it: of every `2 * LANES` numbers first
+/// the even ones, then the odd ones; what is left over stays as it is. Weights are then split into
+/// even and odd ones with one operation each, where widening them in order takes two.
+///
+/// # Safety
+/// Both pointers must be valid for `len` numbers.
+#[inline(always)]
+pub unsafe fn pair<S: Simd>(x: *const f32, out: *mut f32, len: usize) {
+    let mut i = 0;
+    // SAFETY: i + 2 * LANES <= len, then i < len.
+    unsafe {
+        while i + 2 * S::LANES <= len {
+            for lane in 0..S::LANES {
+                *out.add(i + lane) = *x.add(i + 2 * lane);
+                *out.add(i + S::LANES + lane) = *x.add(i + 2 * lane + 1);
+            }
+            i += 2 * S::LANES;
+        }
+        std::ptr::copy_nonoverlapping(x.add(i), out.add(i), len - i);
+    }
+}
 
 /// The product for one column: a row at a time, so that a thread reads one sequential stream.
 ///
 /// # Safety
-/// The processor must have the instruction set, and `p` must describe memory that is there.
+/// The processor must have the instruction set, `p` must describe memory that is there, and its
+/// `x` must have gone through [`pair`].
 #[inline(always)]
-pub unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
-    const ACCUMULATORS: usize = 8;
-    let step = ACCUMULATORS * S::LANES;
+unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
+    /// Registers of pairs a turn, with two accumulators each.
+    const PAIRS: usize = 4;
+    let step = 2 * PAIRS * S::LANES;
     for row in 0..p.rows {
-        // SAFETY: row < rows; k + LANES bounds below; prefetches may go anywhere.
+        // SAFETY: row < rows; the bounds on k are below.
         unsafe {
             let weights = p.matrix.add(row * p.k);
-            let mut sums = [S::splat(0.0); ACCUMULATORS];
+            let mut sums = [S::splat(0.0); 2 * PAIRS];
             let mut k = 0;
             while k + step <= p.k {
-                let mut ahead = 0;
-                while ahead < step * size_of::<bf16>() {
-                    let line = weights
-                        .add(k)
-                        .cast::<u8>()
-                        .wrapping_add(PREFETCH_BYTES + ahead);
-                    S::prefetch(line);
-                    ahead += LINE;
-                }
-                for (index, sum) in sums.iter_mut().enumerate() {
-                    let at = k + index * S::LANES;
-                    *sum = S::mul_add(S::load_bf16(weights.add(at)), S::load(p.x.add(at)), *sum);
+                fetch_ahead::<S>(weights.add(k), step * size_of::<bf16>());
+                for pair in 0..PAIRS {
+                    let at = k + pair * 2 * S::LANES;
+                    let pairs = S::load_pairs(weights.add(at));
+                    let (even, odd) = (S::load(p.x.add(at)), S::load(p.x.add(at + S::LANES)));
+                    sums[2 * pair] = S::mul_add(S::even(pairs), even, sums[2 * pair]);
+                    sums[2 * pair + 1] = S::mul_add(S::odd(pairs), odd, sums[2 * pair + 1]);
                 }
                 k += step;
             }
-            while k + S::LANES <= p.k {
-                sums[0] = S::mul_add(S::load_bf16(weights.add(k)), S::load(p.x.add(k)), sums[0]);
-                k += S::LANES;
+            while k + 2 * S::LANES <= p.k {
+                let pairs = S::load_pairs(weights.add(k));
+                sums[0] = S::mul_add(S::even(pairs), S::load(p.x.add(k)), sums[0]);
+                sums[1] = S::mul_add(S::odd(pairs), S::load(p.x.add(k + S::LANES)), sums[1]);
+                k += 2 * S::LANES;
             }
             for width in [4, 2, 1] {
                 for index in 0..width {
@@ -167,6 +220,23 @@ pub unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
                 k += 1;
             }
             put(p, row, 0, sum);
+        }
+    }
+}
+
+/// A product whose matrix comes from memory, for up to `TILE_COLUMNS` columns at a time: each
+/// row is read from memory once for all of them.
+///
+/// # Safety
+/// As [`matvec`].
+#[inline(always)]
+pub unsafe fn stream<S: Simd>(p: &Product<bf16>) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        if p.columns == 1 {
+            matvec::<S>(p);
+        } else {
+            matmul::<S, bf16, true>(p);
         }
     }
 }
@@ -185,35 +255,39 @@ unsafe fn put<W>(p: &Product<W>, row: usize, column: usize, value: f32) {
 /// `R` rows times `C` columns from `row` and `column` on.
 ///
 /// # Safety
-/// As [`matvec`], and the tile must lie inside `p`.
+/// As [`matvec`] if `PAIRED`, else `x` must be in order; and the tile must lie inside `p`.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Operand, const R: usize, const C: usize>(
+unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C: usize>(
     p: &Product<W>,
     row: usize,
     column: usize,
-    prefetch: bool,
 ) {
-    // SAFETY: the caller keeps the tile inside the product; k + LANES <= p.k for vector loads.
+    // SAFETY: the caller keeps the tile inside the product; the bounds on k are below.
     unsafe {
         let rows: [*const W; R] = std::array::from_fn(|r| p.matrix.add((row + r) * p.k));
         let x: [*const f32; C] = std::array::from_fn(|c| p.x.add((column + c) * p.x_stride));
         let mut sums = [[S::splat(0.0); C]; R];
         let mut k = 0;
-        while k + S::LANES <= p.k {
-            if prefetch {
-                for row in rows {
-                    // Half of these ask for a line twice; that costs less than a branch.
-                    S::prefetch(row.add(k).cast::<u8>().wrapping_add(PREFETCH_BYTES));
-                }
-            }
-            let weights: [S::F32; R] = std::array::from_fn(|r| W::load::<S>(rows[r].add(k)));
-            for c in 0..C {
-                let x = S::load(x[c].add(k));
+        if PAIRED {
+            while k + 2 * S::LANES <= p.k {
+                let mut pairs = [S::load_pairs(rows[0].add(k).cast()); R];
                 for r in 0..R {
-                    sums[r][c] = S::mul_add(weights[r], x, sums[r][c]);
+                    let at = rows[r].add(k).cast();
+                    fetch_ahead::<S>(at, 2 * S::LANES * size_of::<bf16>());
+                    pairs[r] = S::load_pairs(at);
                 }
+                let even = pairs.map(|pairs| S::even(pairs));
+                multiply_tile::<S, R, C>(even, x, k, &mut sums);
+                let odd = pairs.map(|pairs| S::odd(pairs));
+                multiply_tile::<S, R, C>(odd, x, k + S::LANES, &mut sums);
+                k += 2 * S::LANES;
             }
-            k += S::LANES;
+        } else {
+            while k + S::LANES <= p.k {
+                let weights = rows.map(|row| W::load::<S>(row.add(k)));
+                multiply_tile::<S, R, C>(weights, x, k, &mut sums);
+                k += S::LANES;
+            }
         }
         for r in 0..R {
             for c in 0..C {
@@ -227,6 +301,27 @@ unsafe fn tile<S: Simd, W: Operand, const R: usize, const C: usize>(
     }
 }
 
+/// Adds the products of `R` registers of weights and those at `k` of `C` columns.
+///
+/// # Safety
+/// As [`Simd::load`].
+#[inline(always)]
+unsafe fn multiply_tile<S: Simd, const R: usize, const C: usize>(
+    weights: [S::F32; R],
+    x: [*const f32; C],
+    k: usize,
+    sums: &mut [[S::F32; C]; R],
+) {
+    for c in 0..C {
+        // SAFETY: passed on to the caller.
+        let x = unsafe { S::load(x[c].add(k)) };
+        for r in 0..R {
+            // SAFETY: arithmetic.
+            sums[r][c] = unsafe { S::mul_add(weights[r], x, sums[r][c]) };
+        }
+    }
+}
+
 /// Rows of a tile.
 const TILE_ROWS: usize = 3;
 
@@ -235,33 +330,32 @@ const TILE_ROWS: usize = 3;
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn strip<S: Simd, W: Operand, const C: usize>(
+unsafe fn strip<S: Simd, W: Operand, const PAIRED: bool, const C: usize>(
     p: &Product<W>,
     rows: Range<usize>,
     column: usize,
-    prefetch: bool,
 ) {
     let mut row = rows.start;
     // SAFETY: rows are counted here; the caller keeps the columns inside.
     unsafe {
         while row + TILE_ROWS <= rows.end {
-            tile::<S, W, TILE_ROWS, C>(p, row, column, prefetch);
+            tile::<S, W, PAIRED, TILE_ROWS, C>(p, row, column);
             row += TILE_ROWS;
         }
         while row < rows.end {
-            tile::<S, W, 1, C>(p, row, column, prefetch);
+            tile::<S, W, PAIRED, 1, C>(p, row, column);
             row += 1;
         }
     }
 }
 
-/// The product for any number of columns, `TILE_COLUMNS` at a time; with `prefetch` where the
-/// matrix comes from memory rather than from a cache.
+/// The product for any number of columns, `TILE_COLUMNS` at a time; `PAIRED` where `x` went
+/// through [`pair`] and the matrix comes from memory.
 ///
 /// # Safety
-/// As [`matvec`].
+/// As [`tile`].
 #[inline(always)]
-pub unsafe fn matmul<S: Simd, W: Operand>(p: &Product<W>, prefetch: bool) {
+pub unsafe fn matmul<S: Simd, W: Operand, const PAIRED: bool>(p: &Product<W>) {
     /// Rows that stay in the second-level cache while the columns pass over them.
     const BLOCK_ROWS: usize = 16 * TILE_ROWS;
     let mut row = 0;
@@ -271,19 +365,18 @@ pub unsafe fn matmul<S: Simd, W: Operand>(p: &Product<W>, prefetch: bool) {
         let mut column = 0;
         while column < p.columns {
             let columns = (p.columns - column).min(S::TILE_COLUMNS);
-            let prefetch = prefetch && column == 0;
             let rows = rows.clone();
             // SAFETY: column + columns <= p.columns.
             unsafe {
                 match columns {
-                    1 => strip::<S, W, 1>(p, rows, column, prefetch),
-                    2 => strip::<S, W, 2>(p, rows, column, prefetch),
-                    3 => strip::<S, W, 3>(p, rows, column, prefetch),
-                    4 => strip::<S, W, 4>(p, rows, column, prefetch),
-                    5 => strip::<S, W, 5>(p, rows, column, prefetch),
-                    6 => strip::<S, W, 6>(p, rows, column, prefetch),
-                    7 => strip::<S, W, 7>(p, rows, column, prefetch),
-                    _ => strip::<S, W, 8>(p, rows, column, prefetch),
+                    1 => strip::<S, W, PAIRED, 1>(p, rows, column),
+                    2 => strip::<S, W, PAIRED, 2>(p, rows, column),
+                    3 => strip::<S, W, PAIRED, 3>(p, rows, column),
+                    4 => strip::<S, W, PAIRED, 4>(p, rows, column),
+                    5 => strip::<S, W, PAIRED, 5>(p, rows, column),
+                    6 => strip::<S, W, PAIRED, 6>(p, rows, column),
+                    7 => strip::<S, W, PAIRED, 7>(p, rows, column),
+                    _ => strip::<S, W, PAIRED, 8>(p, rows, column),
                 }
             }
             column += columns;
@@ -301,7 +394,7 @@ pub unsafe fn widen<S: Simd>(from: *const bf16, to: *mut f32, len: usize) {
     // SAFETY: i stays below len.
     unsafe {
         while i + S::LANES <= len {
-            S::prefetch(from.add(i).cast::<u8>().wrapping_add(PREFETCH_BYTES));
+            fetch_ahead::<S>(from.add(i), S::LANES * size_of::<bf16>());
             S::store(to.add(i), S::load_bf16(from.add(i)));
             i += S::LANES;
         }

@@ -33,13 +33,23 @@ fn check_product(rows: usize, k: usize, columns: usize, accumulate: bool, seed: 
     let x = numbers(columns * (k + gap), seed + 1);
     let before = numbers(columns * (rows + gap), seed + 2);
     for path in available() {
+        let mut paired = x.clone();
+        for column in 0..columns {
+            let at = column * (k + gap);
+            // SAFETY: both vectors hold k numbers from there on.
+            unsafe { (path.pair)(x[at..].as_ptr(), paired[at..].as_mut_ptr(), k) };
+        }
         for form in ["stream", "cached", "cached_f32"] {
             let mut out = before.clone();
             let product = Product {
                 matrix: matrix_bf16.as_ptr(),
                 rows,
                 k,
-                x: x.as_ptr(),
+                x: if form == "stream" {
+                    paired.as_ptr()
+                } else {
+                    x.as_ptr()
+                },
                 x_stride: k + gap,
                 columns,
                 out: out.as_mut_ptr(),

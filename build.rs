@@ -1,0 +1,45 @@
+//! Records what a result must say of the program that made it: git revision and compiler.
+
+use std::path::Path;
+use std::process::Command;
+
+fn main() {
+    let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let revision = git_revision(Path::new(&root)).unwrap_or_else(|| "unknown".into());
+    println!("cargo::rustc-env=ONEGRID_GIT_REVISION={revision}");
+    let compiler = std::env::var("RUSTC").expect("cargo sets it");
+    let version = output(Command::new(compiler).arg("--version"));
+    let version = version.unwrap_or_else(|| "unknown".into());
+    println!("cargo::rustc-env=ONEGRID_RUSTC_VERSION={version}");
+    // A revision is dirty from the first build after an edit, and clean from the first build after
+    // a commit.
+    for path in ["build.rs", "Cargo.toml", "Cargo.lock", "src"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+}
+
+/// The commit checked out in `root`, with `-dirty` where tracked files differ from it; `None` if
+/// this is no git checkout (but, say, a source archive unpacked inside somebody else's).
+fn git_revision(root: &Path) -> Option<String> {
+    let git = |arguments: &[&str]| output(Command::new("git").current_dir(root).args(arguments));
+    let top = git(&["rev-parse", "--show-toplevel"])?;
+    if Path::new(&top).canonicalize().ok()? != root.canonicalize().ok()? {
+        return None;
+    }
+    // Appended to by every commit and checkout.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
+    println!(
+        "cargo::rerun-if-changed={}",
+        root.join(log).to_string_lossy()
+    );
+    let revision = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    let dirty = if changes.is_empty() { "" } else { "-dirty" };
+    Some(format!("{revision}{dirty}"))
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    output.status.success().then_some(())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}

@@ -1,0 +1,386 @@
+//! The decode benchmark: how fast engines decode a model, beside how fast memory can be read.
+//!
+//! Every repetition of every engine has a measurement of the read bandwidth before and after it,
+//! by as many threads as the engine computes with; engines take turns, forwards and backwards
+//! (ABBA), so that a machine that changes its speed changes it for all. What was decoded is
+//! checked ([`check`]), and what fails its check has no speed.
+//!
+//! - here: the plan, and the measurement
+//! - [`check`]: whether the tokens can be trusted
+//! - [`report`]: the results, as JSON and as a table
+
+pub mod check;
+pub mod report;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use check::Checked;
+use report::{Comparison, Floor, Run};
+
+use super::bandwidth::team::ReadTeam;
+use super::bandwidth::{Bandwidth, BandwidthError};
+use super::environment::peak_rss;
+use super::statistics::{Ratio, Summary, below, hash};
+use crate::engine::{DecodeRequest, Engine, EngineError};
+use crate::model::{ModelConfig, TokenId, Weights};
+use crate::sampling::SamplingParams;
+
+/// Tokens decoded once before anything is measured.
+const WARM_UP_TOKENS: usize = 8;
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodePlan {
+    /// Tokens of each sequence's prompt; at least 1.
+    pub prompt_tokens: usize,
+    /// Tokens decoded after it; at least 2, since the first one's time is that of the prompt.
+    pub new_tokens: usize,
+    /// How often each engine runs; at least 1.
+    pub repetitions: usize,
+    /// Sequences that decode together; at least 1.
+    pub batch: usize,
+    /// Seconds each measurement of the read bandwidth should take.
+    pub bandwidth_seconds: f64,
+    /// Seconds the reference engine may take to check what was decoded.
+    pub check_seconds: f64,
+}
+
+impl DecodePlan {
+    /// Positions of the KV cache that each sequence needs: the last token is never cached.
+    pub fn context(&self) -> usize {
+        self.prompt_tokens + self.new_tokens - 1
+    }
+
+    /// The prompt of `sequence`: the same pseudo-random tokens each time.
+    pub fn prompt(&self, sequence: usize, vocab_size: usize) -> Vec<TokenId> {
+        let token = |index| {
+            let counter = (sequence * self.prompt_tokens + index) as u64;
+            below(vocab_size, hash(counter)) as TokenId
+        };
+        (0..self.prompt_tokens).map(token).collect()
+    }
+
+    /// Bytes that must be read for one token: the mean over the positions decoded. A batch reads
+    /// the weights once for all its sequences.
+    pub fn bytes_per_token(&self, config: &ModelConfig) -> f64 {
+        // The step that makes token n (from 2 on) runs at position prompt + n - 2.
+        let first = self.prompt_tokens;
+        let last = self.prompt_tokens + self.new_tokens - 2;
+        let past = (first + last) as f64 / 2.0;
+        config.weight_bytes_per_token() as f64 / self.batch as f64
+            + past * config.kv_bytes_per_position() as f64
+    }
+}
+
+/// An engine to measure.
+pub struct Subject {
+    /// The engine, with at least the plan's batch of sequences of the plan's context.
+    pub engine: Box<dyn Engine>,
+    /// Seconds it took to load its weights and to set it up.
+    pub load_seconds: f64,
+}
+
+/// What the benchmark is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// Trying the ways to read memory with this many threads.
+    Bandwidth(usize),
+    /// Decoding before the clock counts.
+    WarmUp(&'a str),
+    /// Repetition of an engine: (done, of all engines' together).
+    Repetition(&'a str, usize, usize),
+    /// Comparing with the reference engine.
+    Check(&'a str),
+}
+
+/// A benchmark that could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The engine failed.
+    #[error("engine {engine}: {source}")]
+    Engine {
+        /// Its name.
+        engine: &'static str,
+        /// What it said.
+        source: EngineError,
+    },
+    /// The read bandwidth could not be measured.
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
+    /// No threads to measure it with.
+    #[error("cannot start {threads} threads to measure the read bandwidth: {source}")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// The system's word.
+        source: std::io::Error,
+    },
+}
+
+/// What one model's benchmark found.
+#[derive(Debug)]
+pub struct Measured {
+    /// A run of each engine, in the order given.
+    pub runs: Vec<Run>,
+    /// The first engine against each other one.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// Measures `subjects`, which all hold `weights` (those the first engine reads: the bandwidth is
+/// that of reading them).
+///
+/// # Errors
+/// If an engine fails, or the bandwidth can't be measured. A check that fails is no error: it is
+/// in the run, which then has no speed.
+pub fn bench(
+    model: &str,
+    weights: &Arc<Weights>,
+    mut subjects: Vec<Subject>,
+    plan: &DecodePlan,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Measured, BenchError> {
+    let mut bandwidths = Bandwidths::new(weights, &subjects, plan.bandwidth_seconds, progress)?;
+    let mut samples: Vec<Vec<Sample>> = subjects.iter().map(|_| Vec::new()).collect();
+    for subject in &mut subjects {
+        progress(Progress::WarmUp(subject.name()));
+        subject.run(plan, plan.new_tokens.min(WARM_UP_TOKENS))?;
+    }
+    let all = plan.repetitions * subjects.len();
+    for done in 0..all {
+        let (repetition, turn) = (done / subjects.len(), done % subjects.len());
+        let index = match repetition % 2 {
+            0 => turn,
+            _ => subjects.len() - 1 - turn,
+        };
+        let subject = &mut subjects[index];
+        progress(Progress::Repetition(subject.name(), done, all));
+        let threads = subject.engine.capabilities().threads;
+        let before = bandwidths.before(threads)?;
+        let timed = subject.run(plan, plan.new_tokens)?;
+        let after = bandwidths.measure(threads)?;
+        samples[index].push(Sample {
+            timed,
+            bandwidth: [before, after],
+        });
+    }
+    // Before the reference engine takes memory of its own.
+    let peak_rss_bytes = peak_rss();
+    let mut runs = Vec::new();
+    for (subject, samples) in subjects.iter_mut().zip(&samples) {
+        progress(Progress::Check(subject.name()));
+        let tokens: Vec<_> = samples.iter().map(|sample| &sample.timed.tokens).collect();
+        let checked = check::check(&mut *subject.engine, weights, plan, &tokens)
+            .map_err(|source| subject.error(source))?;
+        let kernel = bandwidths.kernel(subject.engine.capabilities().threads);
+        runs.push(subject.report(model, plan, samples, checked, kernel, peak_rss_bytes));
+    }
+    let comparisons = comparisons(&runs);
+    Ok(Measured { runs, comparisons })
+}
+
+/// One timed run and the bandwidths beside it.
+struct Sample {
+    timed: Timed,
+    bandwidth: [f64; 2],
+}
+
+/// What a run of a subject gave.
+struct Timed {
+    first_token_seconds: f64,
+    decode_tokens_per_second: f64,
+    /// `[sequence][token]`
+    tokens: Vec<Vec<TokenId>>,
+}
+
+impl Subject {
+    fn name(&self) -> &'static str {
+        self.engine.capabilities().name
+    }
+
+    fn error(&self, source: EngineError) -> BenchError {
+        let engine = self.name();
+        BenchError::Engine { engine, source }
+    }
+
+    /// Decodes `new_tokens` greedily from empty caches.
+    fn run(&mut self, plan: &DecodePlan, new_tokens: usize) -> Result<Timed, BenchError> {
+        self.try_run(plan, new_tokens)
+            .map_err(|source| self.error(source))
+    }
+
+    fn try_run(&mut self, plan: &DecodePlan, new_tokens: usize) -> Result<Timed, EngineError> {
+        let vocab_size = self.engine.config().vocab_size;
+        let prompts: Vec<_> = (0..plan.batch)
+            .map(|s| plan.prompt(s, vocab_size))
+            .collect();
+        let requests: Vec<_> = (0..plan.batch).map(|s| greedy(s, new_tokens)).collect();
+        for sequence in 0..plan.batch {
+            self.engine.truncate(sequence, 0)?;
+        }
+        let mut times = Vec::with_capacity(plan.batch * new_tokens);
+        let started = Instant::now();
+        for (sequence, prompt) in prompts.iter().enumerate() {
+            self.engine
+                .prefill(sequence, prompt, &mut |_| ControlFlow::Continue(()))?;
+        }
+        let finished = self.engine.decode(&requests, &mut |_| {
+            times.push(Instant::now());
+            ControlFlow::Continue(())
+        })?;
+        // The steps after the first one's tokens made all the others.
+        let first_step = times[plan.batch - 1];
+        let last_step = times[times.len() - 1];
+        let decoded = times.len() - plan.batch;
+        Ok(Timed {
+            first_token_seconds: (times[0] - started).as_secs_f64(),
+            decode_tokens_per_second: decoded as f64 / (last_step - first_step).as_secs_f64(),
+            tokens: finished
+                .into_iter()
+                .map(|finished| finished.tokens)
+                .collect(),
+        })
+    }
+
+    fn report(
+        &self,
+        model: &str,
+        plan: &DecodePlan,
+        samples: &[Sample],
+        checked: Checked,
+        kernel: String,
+        peak_rss_bytes: Option<u64>,
+    ) -> Run {
+        let capabilities = self.engine.capabilities();
+        let bytes_per_token = plan.bytes_per_token(self.engine.config());
+        let summary = |value: &dyn Fn(&Sample) -> f64| {
+            checked
+                .passed
+                .then(|| Summary::new(samples.iter().map(value).collect()))?
+        };
+        let bandwidth = |sample: &Sample| sample.bandwidth.iter().sum::<f64>() / 2.0;
+        let fraction = summary(&|sample| {
+            sample.timed.decode_tokens_per_second * bytes_per_token / bandwidth(sample)
+        });
+        let read_bandwidth = samples.iter().flat_map(|sample| sample.bandwidth).collect();
+        let read_bandwidth = Summary::new(read_bandwidth).expect("there is a repetition");
+        let vocab_size = self.engine.config().vocab_size;
+        Run {
+            engine: capabilities.name.to_owned(),
+            model: model.to_owned(),
+            kernels: capabilities.kernels.to_owned(),
+            threads: capabilities.threads,
+            batch: plan.batch,
+            prompt_tokens: plan.prompt_tokens,
+            new_tokens: plan.new_tokens,
+            decode_tokens_per_second: summary(&|sample| sample.timed.decode_tokens_per_second),
+            first_token_ms: summary(&|sample| sample.timed.first_token_seconds * 1e3),
+            load_seconds: self.load_seconds,
+            peak_rss_bytes,
+            bytes_per_token,
+            read_bandwidth_bytes_per_second: read_bandwidth.median,
+            fraction_of_floor: fraction.as_ref().map(|fraction| fraction.median),
+            floor: Floor {
+                read_kernel: kernel,
+                read_bandwidth_bytes_per_second: read_bandwidth,
+                fraction,
+            },
+            checked,
+            prompt: (0..plan.batch)
+                .map(|s| plan.prompt(s, vocab_size))
+                .collect(),
+            tokens: samples
+                .first()
+                .map_or(Vec::new(), |sample| sample.timed.tokens.clone()),
+        }
+    }
+}
+
+/// A greedy request of `max_tokens` that nothing stops before.
+fn greedy(sequence: usize, max_tokens: usize) -> DecodeRequest {
+    DecodeRequest {
+        sequence,
+        max_tokens,
+        sampling: SamplingParams::default(),
+        stop_tokens: Vec::new(),
+    }
+}
+
+/// The first run's speed against each other's.
+fn comparisons(runs: &[Run]) -> Vec<Comparison> {
+    let Some((first, others)) = runs.split_first() else {
+        return Vec::new();
+    };
+    let compare = |other: &Run| {
+        let (a, b) = (
+            first.decode_tokens_per_second.as_ref()?,
+            other.decode_tokens_per_second.as_ref()?,
+        );
+        Some(Comparison {
+            model: first.model.clone(),
+            engine: first.engine.clone(),
+            against: other.engine.clone(),
+            decode: Ratio::of_pairs(&a.samples, &b.samples)?,
+        })
+    };
+    others.iter().filter_map(compare).collect()
+}
+
+/// A calibrated team for each number of threads that some subject computes with.
+struct Bandwidths {
+    teams: Vec<Bandwidth>,
+    /// The last measurement, which is also the one before the next run of as many threads.
+    last: Option<(usize, f64)>,
+}
+
+impl Bandwidths {
+    fn new(
+        weights: &Arc<Weights>,
+        subjects: &[Subject],
+        sample_seconds: f64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, BenchError> {
+        let mut teams: Vec<Bandwidth> = Vec::new();
+        for subject in subjects {
+            let threads = subject.engine.capabilities().threads;
+            if teams.iter().any(|team| team.threads() == threads) {
+                continue;
+            }
+            progress(Progress::Bandwidth(threads));
+            let team =
+                ReadTeam::new(threads).map_err(|source| BenchError::Threads { threads, source })?;
+            teams.push(Bandwidth::calibrate(
+                team,
+                Arc::clone(weights) as _,
+                sample_seconds,
+            )?);
+        }
+        Ok(Self { teams, last: None })
+    }
+
+    fn team(&mut self, threads: usize) -> &mut Bandwidth {
+        let team = self.teams.iter_mut().find(|team| team.threads() == threads);
+        team.expect("there is a team for each subject")
+    }
+
+    fn before(&mut self, threads: usize) -> Result<f64, BandwidthError> {
+        match self.last {
+            Some((last_threads, bandwidth)) if last_threads == threads => Ok(bandwidth),
+            _ => self.measure(threads),
+        }
+    }
+
+    fn measure(&mut self, threads: usize) -> Result<f64, BandwidthError> {
+        let bandwidth = self.team(threads).measure()?;
+        self.last = Some((threads, bandwidth));
+        Ok(bandwidth)
+    }
+
+    fn kernel(&mut self, threads: usize) -> String {
+        self.team(threads).kernel().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests;
