@@ -12,6 +12,7 @@ use half::bf16;
 
 use super::attention::Attention;
 use super::kernels::Kernels;
+use super::kernels::panel::{PANEL_COLUMNS, Packing, PanelProduct};
 use super::kernels::simd::Product;
 use super::team::Member;
 use super::workspace::Workspace;
@@ -335,20 +336,42 @@ impl Forward<'_> {
     fn add_to_residual(&self, member: &Member, matrix: &Matrix, input: Input) {
         let hidden = self.config().hidden_size;
         let rows = member.share(hidden);
+        let input = self.prepared(member, input, matrix.columns());
         if !rows.is_empty() {
-            let input = self.prepared(member, input, matrix.columns());
             let x = self.rows_of(&self.workspace.x, hidden, rows.clone());
             self.multiply(member, matrix, rows, input, (x, hidden), true);
         }
     }
 
-    /// `input` as [`multiply`](Self::multiply) reads it: where the matrix is streamed, a copy of
-    /// this member's own in the order of [`Kernels::pair`].
+    /// `input` as [`multiply`](Self::multiply) reads it: a copy of this member's own in the order
+    /// of [`Kernels::pair`] where the matrix is streamed; where there are more columns, panels that
+    /// all members pack together, `stride` apart.
     fn prepared(&self, member: &Member, input: Input, len: usize) -> Input {
-        if self.columns.len() > STREAMED_COLUMNS {
-            return input;
+        let columns = self.columns.len();
+        if columns <= STREAMED_COLUMNS {
+            return self.paired(member, input, len, columns);
         }
-        self.paired(member, input, len, self.columns.len())
+        let stride = len * PANEL_COLUMNS;
+        let panels = columns.div_ceil(PANEL_COLUMNS);
+        let at = self.workspace.packed.pointer(0..panels * stride);
+        // Shares of pairs, since some paths pack two numbers into one.
+        let pairs = member.share(len.div_ceil(2));
+        for (panel, first) in (0..columns).step_by(PANEL_COLUMNS).enumerate() {
+            // SAFETY: the input was complete before the last barrier; this part of the panels is
+            // this member's until the next.
+            unsafe {
+                (self.kernels.pack)(&Packing {
+                    x: input.at.wrapping_add(first * input.stride),
+                    x_stride: input.stride,
+                    columns: (columns - first).min(PANEL_COLUMNS),
+                    first: 2 * pairs.start,
+                    end: (2 * pairs.end).min(len),
+                    panel: at.wrapping_add(panel * stride),
+                });
+            }
+        }
+        self.barrier(member, None);
+        Input { at, stride }
     }
 
     fn paired(&self, member: &Member, input: Input, len: usize, columns: usize) -> Input {
@@ -397,30 +420,24 @@ impl Forward<'_> {
             unsafe { (self.kernels.stream)(&whole) };
             return;
         }
-        // Many columns reuse a row: widen it once, into memory that stays in the cache.
-        let scratch = &self.workspace.scratch(member.index).widened;
-        let mut row = 0;
-        while row < whole.rows {
-            let rows = (whole.rows - row).min(Workspace::WIDENED_ROWS);
-            let len = rows * whole.k;
-            let widened = scratch.pointer(0..len);
-            // SAFETY: the block lies inside the matrix; the scratch memory is this member's; the
-            // rest as above.
-            unsafe {
-                (self.kernels.widen)(whole.matrix.add(row * whole.k), widened, len);
-                (self.kernels.cached_f32)(&Product {
-                    matrix: widened.cast_const(),
-                    rows,
-                    k: whole.k,
-                    x: whole.x,
-                    x_stride: whole.x_stride,
-                    columns: whole.columns,
-                    out: whole.out.add(row),
-                    out_stride: whole.out_stride,
-                    accumulate: whole.accumulate,
-                });
+        // A few dozen rows stay in the second-level cache while the panels pass over them.
+        let blocks = (0..whole.rows).step_by(Workspace::PANEL_BLOCK_ROWS);
+        for row in blocks {
+            for (panel, first) in (0..columns).step_by(PANEL_COLUMNS).enumerate() {
+                // SAFETY: as above; `prepared` packed every panel of the input.
+                unsafe {
+                    (self.kernels.panel_product)(&PanelProduct {
+                        matrix: whole.matrix.add(row * whole.k),
+                        rows: (whole.rows - row).min(Workspace::PANEL_BLOCK_ROWS),
+                        k: whole.k,
+                        x: input.at.add(panel * input.stride),
+                        columns: (columns - first).min(PANEL_COLUMNS),
+                        out: whole.out.add(first * whole.out_stride + row),
+                        out_stride: whole.out_stride,
+                        accumulate,
+                    });
+                }
             }
-            row += rows;
         }
     }
 }

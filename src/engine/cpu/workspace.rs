@@ -3,6 +3,7 @@
 use super::attention::{QUERY_COLUMNS, SPLIT};
 use super::buffer::SharedBuffer;
 use super::forward::STREAMED_COLUMNS;
+use super::kernels::panel::PANEL_COLUMNS;
 use crate::engine::EngineError;
 use crate::model::ModelConfig;
 
@@ -20,6 +21,8 @@ pub struct Workspace {
     pub gate: SharedBuffer<f32>,
     /// Up rows: `[columns, intermediate]`.
     pub up: SharedBuffer<f32>,
+    /// The input of a product with many columns: `[panels, k, PANEL_COLUMNS]`.
+    pub packed: SharedBuffer<f32>,
     /// Logits as the head makes them: `[STREAMED_COLUMNS, vocabulary]`.
     pub head_slots: SharedBuffer<f32>,
     /// The last logits of each sequence: `[sequences, vocabulary]`.
@@ -38,8 +41,6 @@ pub struct Scratch {
     pub normed: SharedBuffer<f32>,
     /// What a streamed product reads: `[STREAMED_COLUMNS, k]`.
     pub paired: SharedBuffer<f32>,
-    /// A block of weights in f32: `[WIDENED_ROWS, k]`.
-    pub widened: SharedBuffer<f32>,
     /// Queries of a task: `[queries, head_dim]`.
     pub queries: SharedBuffer<f32>,
     /// Their scores: `[queries, SPLIT]`.
@@ -51,9 +52,9 @@ pub struct Scratch {
 }
 
 impl Workspace {
-    /// Rows of a matrix that are widened at once where many columns reuse them: with 3,072
-    /// columns 590 KB, well inside a second-level cache of 1 MB.
-    pub const WIDENED_ROWS: usize = 48;
+    /// Rows of a matrix that pass over all panels before the next ones: with 3,072 columns 369 KB,
+    /// well inside a second-level cache of 1 MB.
+    pub const PANEL_BLOCK_ROWS: usize = 60;
 
     /// Memory for passes of up to `columns` columns and `threads` members.
     ///
@@ -79,7 +80,6 @@ impl Workspace {
             Ok(Scratch {
                 normed: buffer(STREAMED_COLUMNS * hidden)?,
                 paired: buffer(STREAMED_COLUMNS * widest)?,
-                widened: buffer(Self::WIDENED_ROWS * widest)?,
                 queries: buffer(queries * config.head_dim)?,
                 scores: buffer(queries * SPLIT)?,
                 sums: buffer(queries * config.head_dim)?,
@@ -94,6 +94,7 @@ impl Workspace {
             attended: buffer(columns * config.q_size())?,
             gate: buffer(columns * config.intermediate_size)?,
             up: buffer(columns * config.intermediate_size)?,
+            packed: buffer(columns.next_multiple_of(PANEL_COLUMNS) * widest)?,
             head_slots: buffer(STREAMED_COLUMNS * config.vocab_size)?,
             logits: buffer(sequences * config.vocab_size)?,
             partials: SharedBuffer::new(

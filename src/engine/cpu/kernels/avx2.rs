@@ -18,6 +18,7 @@ pub struct Avx2;
 unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
     const TILE_COLUMNS: usize = 4;
+    const PANEL_ROWS: usize = 6;
     type F32 = __m256;
     type Pairs = __m256i;
 

@@ -18,6 +18,7 @@ pub struct Avx512;
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE_COLUMNS: usize = 8;
+    const PANEL_ROWS: usize = 12;
     type F32 = __m512;
     type Pairs = __m512i;
 

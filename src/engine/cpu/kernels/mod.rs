@@ -1,17 +1,21 @@
 //! The arithmetic of the CPU engine, one path for each instruction set.
 //!
 //! - [`simd`]: the kernels, written once over a register of any width
-//! - [`portable`]: plain Rust, what the other paths are tested against
-//! - `avx2`, `avx512`, `neon`: the registers of each instruction set
+//! - [`panel`]: products with many columns
+//! - `portable`: plain Rust, what the other paths are tested against
+//! - `avx2`, `avx512`, `avx512_bf16`, `neon`: the registers of each instruction set
 //!
 //! A path is chosen once, at start, and called through a table of functions.
 
+pub mod panel;
 pub mod simd;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -21,6 +25,7 @@ mod tests;
 use half::bf16;
 
 use crate::engine::EngineError;
+use panel::{Packing, PanelProduct};
 use simd::{Product, RowSum};
 
 /// The functions of one path.
@@ -37,10 +42,10 @@ pub struct Kernels {
     pub pair: unsafe fn(*const f32, *mut f32, usize),
     /// A product with a matrix that lies in a cache.
     pub cached: unsafe fn(&Product<bf16>),
-    /// The same with a widened matrix.
-    pub cached_f32: unsafe fn(&Product<f32>),
-    /// Widens bf16 to f32.
-    pub widen: unsafe fn(*const bf16, *mut f32, usize),
+    /// Packs a part of the input of `panel_product`.
+    pub pack: unsafe fn(&Packing),
+    /// A product with many columns.
+    pub panel_product: unsafe fn(&PanelProduct),
     /// A weighted sum of rows.
     pub row_sum: unsafe fn(&RowSum),
     /// The sum of squares.
@@ -74,12 +79,12 @@ macro_rules! kernel_set {
                 unsafe { simd::matmul::<$simd, bf16, false>(p) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn cached_f32(p: &Product<f32>) {
-                unsafe { simd::matmul::<$simd, f32, false>(p) }
+            unsafe fn pack(p: &Packing) {
+                unsafe { panel::pack(p) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn widen(from: *const bf16, to: *mut f32, len: usize) {
-                unsafe { simd::widen::<$simd>(from, to, len) }
+            unsafe fn panel_product(p: &PanelProduct) {
+                unsafe { panel::product::<$simd, { <$simd as simd::Simd>::PANEL_ROWS }>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn row_sum(p: &RowSum) {
@@ -110,8 +115,8 @@ macro_rules! kernel_set {
                 stream,
                 pair,
                 cached,
-                cached_f32,
-                widen,
+                pack,
+                panel_product,
                 row_sum,
                 sum_of_squares,
                 scale_by,
@@ -137,6 +142,13 @@ mod tables {
         avx512::Avx512,
         "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
     );
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const AVX512_BF16: Kernels = Kernels {
+        name: "avx512-bf16",
+        pack: avx512_bf16::pack,
+        panel_product: avx512_bf16::product,
+        ..AVX512
+    };
     #[cfg(target_arch = "aarch64")]
     kernel_set!(NEON, "neon", neon::Neon, "neon");
 }
@@ -154,6 +166,11 @@ pub fn available() -> Vec<Kernels> {
             && is_x86_feature_detected!("avx512vl")
         {
             paths.push(tables::AVX512);
+            if is_x86_feature_detected!("avx512bf16") {
+                // See `avx512_bf16` for why the vendor decides.
+                let place = if is_amd() { 0 } else { 1 };
+                paths.insert(place, tables::AVX512_BF16);
+            }
         }
         if avx2 {
             paths.push(tables::AVX2);
@@ -163,6 +180,14 @@ pub fn available() -> Vec<Kernels> {
     paths.push(tables::NEON);
     paths.push(tables::PORTABLE);
     paths
+}
+
+/// Whether the processor is AMD's.
+#[cfg(target_arch = "x86_64")]
+fn is_amd() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    name.as_flattened() == b"AuthenticAMD"
 }
 
 /// The path called `name`, or the best one for `None`.

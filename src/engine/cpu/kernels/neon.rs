@@ -22,6 +22,7 @@ pub struct Neon;
 unsafe impl Simd for Neon {
     const LANES: usize = 4;
     const TILE_COLUMNS: usize = 8;
+    const PANEL_ROWS: usize = 12;
     type F32 = float32x4_t;
     type Pairs = uint32x4_t;
 

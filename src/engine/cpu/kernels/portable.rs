@@ -20,6 +20,7 @@ fn zip(a: Lanes, b: Lanes, each: impl Fn(f32, f32) -> f32) -> Lanes {
 unsafe impl Simd for Portable {
     const LANES: usize = LANES;
     const TILE_COLUMNS: usize = 4;
+    const PANEL_ROWS: usize = 4;
     type F32 = Lanes;
     type Pairs = [bf16; 2 * LANES];
 

@@ -18,6 +18,8 @@ pub unsafe trait Simd: Copy {
     const LANES: usize;
     /// Columns of a tile: as many as leave registers for three rows.
     const TILE_COLUMNS: usize;
+    /// Rows of a panel product: as many as leave registers for two of columns.
+    const PANEL_ROWS: usize;
     /// The register.
     type F32: Copy;
     /// A register of `2 * LANES` bf16 numbers.
@@ -380,27 +382,6 @@ pub unsafe fn matmul<S: Simd, W: Operand, const PAIRED: bool>(p: &Product<W>) {
                 }
             }
             column += columns;
-        }
-    }
-}
-
-/// Widens `len` numbers.
-///
-/// # Safety
-/// Both pointers must be valid for `len` numbers.
-#[inline(always)]
-pub unsafe fn widen<S: Simd>(from: *const bf16, to: *mut f32, len: usize) {
-    let mut i = 0;
-    // SAFETY: i stays below len.
-    unsafe {
-        while i + S::LANES <= len {
-            fetch_ahead::<S>(from.add(i), S::LANES * size_of::<bf16>());
-            S::store(to.add(i), S::load_bf16(from.add(i)));
-            i += S::LANES;
-        }
-        while i < len {
-            *to.add(i) = (*from.add(i)).widen();
-            i += 1;
         }
     }
 }
