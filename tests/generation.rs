@@ -3,10 +3,14 @@
 mod qwen3;
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use onegrid::model::files::Files;
 use onegrid::model::generation::GenerationDefaults;
+use onegrid::model::tokenizer::Tokenizer;
 use serde_json::{Value, json};
+
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(qwen3::tokenizer);
 
 /// The defaults of a folder with these files.
 fn defaults(files: &[(&str, Value)]) -> Result<GenerationDefaults, String> {
@@ -15,8 +19,7 @@ fn defaults(files: &[(&str, Value)]) -> Result<GenerationDefaults, String> {
         std::fs::write(folder.path().join(name), content.to_string()).unwrap();
     }
     let files = Files::folder(folder.path()).unwrap();
-    GenerationDefaults::from_files(&files, Some(&qwen3::tokenizer()))
-        .map_err(|error| error.to_string())
+    GenerationDefaults::from_files(&files, Some(&TOKENIZER)).map_err(|error| error.to_string())
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn spawn(command: &str, args: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_onegrid"))
         .args([command, "--model", "random:tiny", "--tokenizer"])
         .arg(qwen3::unpacked())
+        .args(["--threads", "1"])
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -214,7 +214,12 @@ impl Lines {
             return Ok(Lines::Stdin(std::io::stdin().lock()));
         }
         eprintln!("{model}: Ctrl-C stops an answer, /clear starts anew, /exit ends");
-        let editor = rustyline::DefaultEditor::new().context("cannot edit lines here")?;
+        // The prompt belongs on the terminal, wherever the answers go.
+        let config = rustyline::Config::builder()
+            .behavior(rustyline::Behavior::PreferTerm)
+            .build();
+        let editor = rustyline::DefaultEditor::with_config(config);
+        let editor = editor.context("cannot edit lines here")?;
         Ok(Lines::Terminal(Box::new(editor)))
     }
 
