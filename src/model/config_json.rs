@@ -311,12 +311,15 @@ fn llama3(
     fields: Fields<'_>,
     max_positions: usize,
 ) -> Result<Llama3Scaling, ConfigError> {
-    let factor = |field: &'static str| {
-        let value = fields.number(field, "a number above 0", |value| value > 0.0)?;
-        value.ok_or_else(|| ConfigError::Missing {
+    let demanded = |field: &'static str, number: Option<f64>| {
+        number.ok_or_else(|| ConfigError::Missing {
             field: format!("{}{field}", fields.prefix),
-            expected: "a number above 0, with rope type llama3",
+            expected: "a number, since the rope type is llama3",
         })
+    };
+    let factor = |field| {
+        let number = fields.number(field, "a number above 0", |number| number > 0.0)?;
+        demanded(field, number)
     };
     let (low, high) = (factor("low_freq_factor")?, factor("high_freq_factor")?);
     if high <= low {
@@ -331,8 +334,9 @@ fn llama3(
         Some(original) => Some(original),
         None => fields.size(ORIGINAL)?,
     };
+    let divisor = fields.number("factor", "a number of at least 1", |factor| factor >= 1.0)?;
     Ok(Llama3Scaling {
-        factor: factor("factor")?,
+        factor: demanded("factor", divisor)?,
         low_freq_factor: low,
         high_freq_factor: high,
         original_max_positions: original.unwrap_or(max_positions),

@@ -353,3 +353,24 @@ fn what_is_written_is_read_back() {
         assert_eq!(read(&to_json(&config, "bfloat16")).unwrap(), config);
     }
 }
+
+/// The files of `tests/fixtures/config_spellings` say the same as the checkpoint they are named
+/// after.
+#[test]
+fn every_spelling_of_a_checkpoints_config_means_the_same() {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let parsed = |path: &std::path::Path| parse(&std::fs::read(path).unwrap()).unwrap();
+    let mut seen = 0;
+    for spelling in std::fs::read_dir(fixtures.join("config_spellings")).unwrap() {
+        let path = spelling.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let (checkpoint, _) = name.split_once('.').unwrap();
+        let original = fixtures
+            .join("checkpoints")
+            .join(checkpoint)
+            .join("config.json");
+        assert_eq!(parsed(&path), parsed(&original), "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 3, "{seen} spellings");
+}

@@ -373,6 +373,23 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "demo")]
+    #[test]
+    fn the_demo_is_loaded_from_the_program() {
+        let loaded = Source::Demo
+            .load(&SourceOptions::default(), &mut quiet())
+            .unwrap();
+        assert_eq!(
+            (
+                loaded.name.as_str(),
+                loaded.weights.embedding.as_bf16().is_some()
+            ),
+            ("demo", true)
+        );
+        let files = loaded.files.unwrap();
+        assert!(files.path().is_none() && files.has("tokenizer.json"));
+    }
+
     #[test]
     fn a_file_is_no_folder() {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -44,8 +44,11 @@ fn numbers(weights: &Weights) -> Vec<(String, Vec<f32>)> {
         .collect()
 }
 
+/// A tensor to write: its name, type, shape and bytes.
+type Stored = (String, safetensors::Dtype, Vec<usize>, Vec<u8>);
+
 /// A safetensors file of `tensors`, padded so that they begin at an odd or an even offset.
-fn file_of(tensors: &[(String, safetensors::Dtype, Vec<usize>, Vec<u8>)], odd: bool) -> Vec<u8> {
+fn file_of(tensors: &[Stored], odd: bool) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut end = 0;
     for (name, dtype, shape, bytes) in tensors {
@@ -67,10 +70,7 @@ fn file_of(tensors: &[(String, safetensors::Dtype, Vec<usize>, Vec<u8>)], odd: b
 }
 
 /// `weights` as tensors of type `dtype`, every one of them.
-fn stored(
-    weights: &Weights,
-    dtype: safetensors::Dtype,
-) -> Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> {
+fn stored(weights: &Weights, dtype: safetensors::Dtype) -> Vec<Stored> {
     let bytes = |values: &[f32]| -> Vec<u8> {
         let bytes = |v: &f32| match dtype {
             safetensors::Dtype::BF16 => bf16::from_f32(*v).to_le_bytes().to_vec(),
@@ -320,7 +320,7 @@ fn a_missing_file_is_named() {
 #[test]
 fn a_missing_or_misshapen_tensor_is_named_with_what_was_expected() {
     let weights = tiny();
-    let refused = |change: &dyn Fn(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>)| {
+    let refused = |change: &dyn Fn(&mut Vec<Stored>)| {
         let mut tensors = stored(&weights, safetensors::Dtype::BF16);
         change(&mut tensors);
         let file = file_of(&tensors, false);
