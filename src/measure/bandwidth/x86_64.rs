@@ -1,7 +1,7 @@
 //! The widest loads of x86-64, with and without prefetches and several streams.
 //!
 //! Which of them reads fastest differs by machine and by page size, so all are tried. Measured by
-//! `examples/read_bandwidth.rs` on two cores of a Sapphire Rapids server (1.2 GB, median of nine,
+//! `examples/read_bandwidth.rs` on two cores of an Emerald Rapids server (1.2 GB, median of nine,
 //! GB/s):
 //!
 //! | AVX-512: streams, prefetch | huge pages | small pages |
