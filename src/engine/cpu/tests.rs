@@ -99,6 +99,21 @@ fn go_on(_: Decoded) -> ControlFlow<()> {
 /// over 3 layers; but a key on the edge between two bf16 numbers may fall to either side, which
 /// moves a logit by up to 2^-9 of one key's part in it.
 const TOLERANCE: f32 = 2e-3;
+/// A path that rounds the inputs of prefill to bf16 (8 bits) errs by up to 2^-9 of each.
+const ROUNDED_TOLERANCE: f32 = 2e-2;
+
+/// The paths that compute in f32 throughout, and so agree token for token.
+fn exact_paths() -> impl Iterator<Item = Kernels> {
+    let paths = kernels::available().into_iter();
+    paths.filter(|path| !path.rounds_panels)
+}
+
+fn exact_path() -> &'static str {
+    exact_paths()
+        .next()
+        .expect("the portable path is exact")
+        .name
+}
 
 #[test]
 fn logits_equal_the_references_on_every_path_at_early_and_late_positions() {
@@ -112,8 +127,13 @@ fn logits_equal_the_references_on_every_path_at_early_and_late_positions() {
             let found = all_logits(&mut engine, &tokens);
             for (position, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let distance = distance(found, expected);
+                let tolerance = if path.rounds_panels {
+                    ROUNDED_TOLERANCE
+                } else {
+                    TOLERANCE
+                };
                 assert!(
-                    distance < TOLERANCE,
+                    distance < tolerance,
                     "{:?} {} position {position}: {distance}",
                     config.architecture,
                     path.name
@@ -129,7 +149,7 @@ fn decoding_token_by_token_equals_the_reference() {
         let prompt = tokens(&config, 13);
         let reference = ReferenceEngine::new(Arc::new(weights(&config)), 700, 1).unwrap();
         let mut reference = reference.with_kv_precision(KvPrecision::Bf16);
-        let mut engine = engine(&config, 2, 1, kernels::available()[0].name);
+        let mut engine = engine(&config, 2, 1, exact_path());
         let mut worst = 0.0_f32;
         for engine in [&mut engine as &mut dyn Engine, &mut reference] {
             engine
@@ -201,7 +221,7 @@ fn every_engine_team_and_path_samples_the_same_tokens() {
             let reference = ReferenceEngine::new(Arc::new(weights(&config)), 700, 1).unwrap();
             let mut reference = reference.with_kv_precision(KvPrecision::Bf16);
             let expected = decode(&mut reference, &prompts, &sampling);
-            for path in kernels::available() {
+            for path in exact_paths() {
                 for threads in [1, 2, 5] {
                     let mut engine = engine(&config, threads, 1, path.name);
                     for _ in 0..2 {
@@ -219,7 +239,7 @@ fn logits_are_the_same_bits_for_every_team_and_run() {
     let prompt = tokens(config, 300);
     let mut first: Option<Vec<u32>> = None;
     for threads in [1, 2, 3, 4] {
-        let mut engine = engine(config, threads, 1, kernels::available()[0].name);
+        let mut engine = engine(config, threads, 1, exact_path());
         for _ in 0..2 {
             engine.truncate(0, 0).unwrap();
             engine
@@ -246,7 +266,7 @@ fn a_batch_decodes_what_each_sequence_would_alone() {
             .map(|i| tokens(&config, 3 + 40 * i)[i..].to_vec())
             .collect();
         let sampling = &samplings()[0];
-        let path = kernels::available()[0].name;
+        let path = exact_path();
         let together = decode(&mut engine(&config, 2, 11, path), &prompts, sampling);
         let mut alone = engine(&config, 2, 1, path);
         for (prompt, together) in prompts.iter().zip(together) {
@@ -261,7 +281,7 @@ fn a_batch_decodes_what_each_sequence_would_alone() {
 #[test]
 fn what_is_truncated_leaves_no_trace() {
     let config = &shapes()[0];
-    let path = kernels::available()[0].name;
+    let path = exact_path();
     let mut fresh = engine(config, 2, 1, path);
     let mut used = engine(config, 2, 1, path);
     let prompt = tokens(config, 50);

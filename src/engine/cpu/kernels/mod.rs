@@ -36,6 +36,8 @@ use simd::{Product, RowSum};
 pub struct Kernels {
     /// The path's name, as `--kernels` takes it.
     pub name: &'static str,
+    /// Whether products with many columns (prefill) round their input to bf16.
+    pub rounds_panels: bool,
     /// A product with a matrix that comes from memory; its `x` must have gone through `pair`.
     pub stream: unsafe fn(&Product<bf16>),
     /// Puts `x` in the order in which `stream` reads it.
@@ -112,6 +114,7 @@ macro_rules! kernel_set {
             }
             Kernels {
                 name: $name,
+                rounds_panels: false,
                 stream,
                 pair,
                 cached,
@@ -145,6 +148,7 @@ mod tables {
     #[cfg(target_arch = "x86_64")]
     pub(super) const AVX512_BF16: Kernels = Kernels {
         name: "avx512-bf16",
+        rounds_panels: true,
         pack: avx512_bf16::pack,
         panel_product: avx512_bf16::product,
         ..AVX512
