@@ -170,7 +170,7 @@ impl Forward<'_> {
                 continue;
             }
             let at = self.rows_of(&self.workspace.qkv, stride, out.clone());
-            self.multiply(member, matrix, rows.clone(), normed, (at, stride), false);
+            self.multiply(matrix, rows.clone(), normed, (at, stride), false);
             let Some(bias) = bias else { continue };
             for column in 0..self.columns.len() {
                 let base = column * stride;
@@ -206,15 +206,8 @@ impl Forward<'_> {
         }
         let gate = self.rows_of(&self.workspace.gate, stride, rows.clone());
         let up = self.rows_of(&self.workspace.up, stride, rows.clone());
-        self.multiply(
-            member,
-            &layer.gate,
-            rows.clone(),
-            normed,
-            (gate, stride),
-            false,
-        );
-        self.multiply(member, &layer.up, rows.clone(), normed, (up, stride), false);
+        self.multiply(&layer.gate, rows.clone(), normed, (gate, stride), false);
+        self.multiply(&layer.up, rows.clone(), normed, (up, stride), false);
         for column in 0..self.columns.len() {
             let (gate, up) = (
                 gate.wrapping_add(column * stride),
@@ -339,7 +332,7 @@ impl Forward<'_> {
         let input = self.prepared(member, input, matrix.columns());
         if !rows.is_empty() {
             let x = self.rows_of(&self.workspace.x, hidden, rows.clone());
-            self.multiply(member, matrix, rows, input, (x, hidden), true);
+            self.multiply(matrix, rows, input, (x, hidden), true);
         }
     }
 
@@ -401,7 +394,6 @@ impl Forward<'_> {
     /// `rows` of `matrix` times every column of `input`, to `out` and its stride.
     fn multiply(
         &self,
-        member: &Member,
         matrix: &Matrix,
         rows: Range<usize>,
         input: Input,
