@@ -147,8 +147,9 @@ impl Bench {
                 return;
             }
             for copy in 0..copies {
-                let first = (copy * rows + share.start) * k;
-                let matrix = weights[first..first + share.len() * k].as_ptr();
+                let start_of = |copy| &weights[(copy * rows + share.start) * k..];
+                let matrix = start_of(copy)[..share.len() * k].as_ptr();
+                let next = start_of((copy + 1) % copies).as_ptr();
                 let x = x.pointer(0..k * MAX_COLUMNS).cast_const();
                 let last = (MAX_COLUMNS - 1) * rows;
                 let out = out.pointer(share.start..last + share.end);
@@ -166,6 +167,7 @@ impl Bench {
                             out,
                             out_stride: rows,
                             accumulate: false,
+                            next,
                         }),
                         Way::Panel => (kernels.panel_product)(&PanelProduct {
                             matrix,

@@ -7,8 +7,6 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use super::forward::Token;
 use super::kernels::Kernels;
 use super::kernels::simd::{Product, RowSum};
@@ -21,6 +19,9 @@ use crate::model::{LayerWeights, ModelConfig};
 pub const SPLIT: usize = 256;
 /// Queries that share one pass over a stretch of keys and values, where there are that many.
 pub const QUERY_COLUMNS: usize = 16;
+
+/// Steps ahead after each task or appended key: 8 KB, about what memory gives meanwhile.
+const STEPS_A_TASK: usize = 8;
 
 /// A piece of attention: some columns of one sequence, one key/value head, some splits.
 #[derive(Clone, Debug)]
@@ -110,12 +111,23 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// From Q, K and V of every column to what its heads attended to, with `barrier` between.
-    pub fn run(&self, member: &Member, layer: usize, weights: &LayerWeights, barrier: impl Fn()) {
+    /// From Q, K and V of every column to what its heads attended to, with `barrier` between, and
+    /// with a call of `ahead` (0, 1, 2, ...) now and then, for memory not to lie idle.
+    pub fn run(
+        &self,
+        member: &Member,
+        layer: usize,
+        weights: &LayerWeights,
+        barrier: impl Fn(),
+        ahead: impl Fn(usize),
+    ) {
+        let mut steps = 0..;
+        let mut ahead = || steps.by_ref().take(STEPS_A_TASK).for_each(&ahead);
         let kv_heads = self.config.kv_heads;
         let heads = self.tokens.len() * kv_heads;
         for index in member.share(heads) {
             self.append(layer, weights, index / kv_heads, index % kv_heads);
+            ahead();
         }
         if !self.plan.whole {
             barrier();
@@ -130,6 +142,7 @@ impl Attention<'_> {
         } else {
             for task in &tasks[member.share(tasks.len())] {
                 self.attend(scratch, layer, task);
+                ahead();
             }
         }
         if self.plan.split {
@@ -163,11 +176,9 @@ impl Attention<'_> {
             let cached = self
                 .cache
                 .pointer(sequence, layer, half, kv_head, position..position + 1);
-            for (index, value) in values.iter().enumerate() {
-                // SAFETY: one position of head_dim numbers, and this member's alone: the column
-                // is the only one with this sequence and position.
-                unsafe { cached.add(index).write(bf16::from_f32(*value)) };
-            }
+            // SAFETY: one position of head_dim numbers, and this member's alone: the column is the
+            // only one with this sequence and position.
+            unsafe { (self.kernels.narrow)(values.as_ptr(), cached, head_dim) };
         }
     }
 
@@ -182,7 +193,12 @@ impl Attention<'_> {
                 (self.kernels.scale_by)(at, scale as f32, norm.as_ptr(), at, head.len());
             }
         }
-        self.workspace.rotation.apply(column, head);
+        // SAFETY: the embedding ended long ago; a head has two halves.
+        unsafe {
+            let (cosines, sines) = self.workspace.rotation.of(column);
+            let half = cosines.len();
+            (self.kernels.rotate)(head.as_mut_ptr(), cosines.as_ptr(), sines.as_ptr(), half);
+        }
     }
 
     /// Attends with all queries of a task to the positions of its splits.
@@ -270,6 +286,7 @@ impl Attention<'_> {
             out: scores,
             out_stride: SPLIT,
             accumulate: false,
+            next: half(Half::Values),
         };
         // SAFETY: these positions were appended before the last barrier (or, in a whole plan, by
         // this member); scratch memory is this member's own.

@@ -13,7 +13,7 @@ use half::bf16;
 use super::attention::Attention;
 use super::kernels::Kernels;
 use super::kernels::panel::{PANEL_COLUMNS, Packing, PanelProduct};
-use super::kernels::simd::Product;
+use super::kernels::simd::{LINE, Product};
 use super::team::Member;
 use super::workspace::Workspace;
 use crate::model::{LayerWeights, Matrix, ModelConfig, TokenId, Weights};
@@ -22,9 +22,10 @@ use crate::model::{LayerWeights, Matrix, ModelConfig, TokenId, Weights};
 /// member computes the norms for itself; above it the pass is bound by arithmetic.
 pub const STREAMED_COLUMNS: usize = 8;
 
-/// Lines of the next phase's weights that a member fetches while it waits at a barrier.
-const LINES_AHEAD: u32 = 512;
-const LINE: usize = 64;
+/// What a member that waits or attends fetches meanwhile of the weights it will stream next: a few
+/// lines a step, which is about as fast as memory gives them, up to half a megabyte.
+const LINES_A_STEP: usize = 16;
+const STEPS_AHEAD: usize = 512;
 
 /// One (sequence, position, token) to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,45 +92,80 @@ impl Forward<'_> {
 
     /// Runs `columns` through all layers; `workspace.x` then holds the residual stream.
     pub fn layers(&self, member: &Member) {
+        let layers = &self.weights.layers;
         self.embed(member);
-        self.barrier(member, self.weights.layers.first().map(|layer| &layer.q));
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            self.qkv(member, index, layer);
-            self.barrier(member, None);
+        self.barrier(
+            member,
+            layers.first().map(|layer| self.start_of_qkv(member, layer)),
+        );
+        for (index, layer) in layers.iter().enumerate() {
+            let next_layer = layers.get(index + 1);
+            let o = self.start_of(member, &layer.o);
+            let gate = self.start_of(member, &layer.gate);
+            let down = self.start_of(member, &layer.down);
+            let next = next_layer.map_or_else(
+                || self.start_of(member, self.weights.head()),
+                |layer| self.start_of_qkv(member, layer),
+            );
 
-            self.attention
-                .run(member, index, layer, || self.barrier(member, None));
-            self.barrier(member, Some(&layer.o));
+            self.qkv(member, index, layer, o);
+            self.barrier(member, Some(o));
 
-            self.output(member, layer);
-            self.barrier(member, Some(&layer.gate));
+            let ahead = |step: usize| self.fetch(o, step);
+            let barrier = || self.barrier(member, None);
+            self.attention.run(member, index, layer, barrier, ahead);
+            self.barrier(member, Some(o));
 
-            self.gate_up(member, index, layer);
-            self.barrier(member, Some(&layer.down));
+            self.output(member, layer, gate);
+            self.barrier(member, Some(gate));
 
-            self.down(member, layer);
-            let next = self.weights.layers.get(index + 1).map(|layer| &layer.q);
-            self.barrier(member, Some(next.unwrap_or(self.weights.head())));
+            self.gate_up(member, index, layer, down);
+            self.barrier(member, Some(down));
+
+            self.down(member, layer, next);
+            self.barrier(member, Some(next));
         }
     }
 
-    /// Waits for the team, and meanwhile fetches the first rows of this member's share of `next`.
-    fn barrier(&self, member: &Member, next: Option<&Matrix>) {
-        let Some(next) = next else {
-            member.barrier_while(|_| ());
-            return;
-        };
-        let rows = member.share(next.rows());
-        let first = bf16_values(next)
+    /// The first row of this member's share of `matrix`.
+    fn start_of(&self, member: &Member, matrix: &Matrix) -> *const bf16 {
+        let row = member.share(matrix.rows()).start;
+        bf16_values(matrix)
             .as_ptr()
-            .wrapping_add(rows.start * next.columns());
-        member.barrier_while(|spin| {
-            if spin < LINES_AHEAD {
-                let line = first.cast::<u8>().wrapping_add(spin as usize * LINE);
-                // SAFETY: a prefetch may go to any address.
-                unsafe { (self.kernels.prefetch)(line) };
+            .wrapping_add(row * matrix.columns())
+    }
+
+    /// The first row of this member's share of Q, K and V together.
+    fn start_of_qkv(&self, member: &Member, layer: &LayerWeights) -> *const bf16 {
+        let mut row = member.share(self.workspace.qkv_stride()).start;
+        for matrix in [&layer.q, &layer.k] {
+            if row < matrix.rows() {
+                return bf16_values(matrix)
+                    .as_ptr()
+                    .wrapping_add(row * matrix.columns());
             }
-        });
+            row -= matrix.rows();
+        }
+        bf16_values(&layer.v)
+            .as_ptr()
+            .wrapping_add(row * layer.v.columns())
+    }
+
+    /// Fetches the `step`th stretch of the weights at `start`, which will be streamed soon.
+    fn fetch(&self, start: *const bf16, step: usize) {
+        if step < STEPS_AHEAD && self.columns.len() <= STREAMED_COLUMNS {
+            let at = start.cast::<u8>().wrapping_add(step * LINES_A_STEP * LINE);
+            // SAFETY: a prefetch may go to any address.
+            unsafe { (self.kernels.prefetch)(at, LINES_A_STEP) };
+        }
+    }
+
+    /// Waits for the team, and meanwhile fetches weights that this member will stream next.
+    fn barrier(&self, member: &Member, next: Option<*const bf16>) {
+        match next {
+            None => member.barrier_while(|_| ()),
+            Some(start) => member.barrier_while(|spin| self.fetch(start, spin as usize)),
+        }
     }
 
     /// Embedding rows into the residual stream, and each column's rotation.
@@ -151,17 +187,17 @@ impl Forward<'_> {
     }
 
     /// RMSNorm, Q, K and V of every column, biases added.
-    fn qkv(&self, member: &Member, index: usize, layer: &LayerWeights) {
+    fn qkv(&self, member: &Member, index: usize, layer: &LayerWeights, next: *const bf16) {
         let normed = self.norm(member, 2 * index, &layer.input_norm);
         let normed = self.prepared(member, normed, self.config().hidden_size);
         let stride = self.workspace.qkv_stride();
         let share = member.share(stride);
         let bias = layer.qkv_bias.as_ref();
         let mut offset = 0;
-        for (matrix, bias) in [
-            (&layer.q, bias.map(|bias| &bias.q)),
-            (&layer.k, bias.map(|bias| &bias.k)),
-            (&layer.v, bias.map(|bias| &bias.v)),
+        for (matrix, bias, following) in [
+            (&layer.q, bias.map(|bias| &bias.q), Some(&layer.k)),
+            (&layer.k, bias.map(|bias| &bias.k), Some(&layer.v)),
+            (&layer.v, bias.map(|bias| &bias.v), None),
         ] {
             let rows = part(&share, offset, matrix.rows());
             let out = offset + rows.start..offset + rows.end;
@@ -169,8 +205,11 @@ impl Forward<'_> {
             if rows.is_empty() {
                 continue;
             }
-            let at = self.rows_of(&self.workspace.qkv, stride, out.clone());
-            self.multiply(matrix, rows.clone(), normed, (at, stride), false);
+            let following = following.filter(|_| share.end > offset);
+            let next = following.map_or(next, |matrix| bf16_values(matrix).as_ptr());
+            let out_at = self.rows_of(&self.workspace.qkv, stride, out.clone());
+            let product = self.product(matrix, rows.clone(), normed, (out_at, stride), next);
+            self.multiply(&product, normed);
             let Some(bias) = bias else { continue };
             for column in 0..self.columns.len() {
                 let base = column * stride;
@@ -187,16 +226,16 @@ impl Forward<'_> {
     }
 
     /// O projection, added to the residual stream.
-    fn output(&self, member: &Member, layer: &LayerWeights) {
+    fn output(&self, member: &Member, layer: &LayerWeights, next: *const bf16) {
         let attended = Input {
             at: self.workspace.attended.pointer(0..0),
             stride: self.config().q_size(),
         };
-        self.add_to_residual(member, &layer.o, attended);
+        self.add_to_residual(member, &layer.o, attended, next);
     }
 
     /// RMSNorm, gate and up rows, SiLU of the gate times up.
-    fn gate_up(&self, member: &Member, index: usize, layer: &LayerWeights) {
+    fn gate_up(&self, member: &Member, index: usize, layer: &LayerWeights, next: *const bf16) {
         let normed = self.norm(member, 2 * index + 1, &layer.post_attention_norm);
         let normed = self.prepared(member, normed, self.config().hidden_size);
         let stride = self.config().intermediate_size;
@@ -206,8 +245,11 @@ impl Forward<'_> {
         }
         let gate = self.rows_of(&self.workspace.gate, stride, rows.clone());
         let up = self.rows_of(&self.workspace.up, stride, rows.clone());
-        self.multiply(&layer.gate, rows.clone(), normed, (gate, stride), false);
-        self.multiply(&layer.up, rows.clone(), normed, (up, stride), false);
+        let up_weights = self.start_of(member, &layer.up);
+        for (matrix, out, next) in [(&layer.gate, gate, up_weights), (&layer.up, up, next)] {
+            let product = self.product(matrix, rows.clone(), normed, (out, stride), next);
+            self.multiply(&product, normed);
+        }
         for column in 0..self.columns.len() {
             let (gate, up) = (
                 gate.wrapping_add(column * stride),
@@ -220,12 +262,12 @@ impl Forward<'_> {
     }
 
     /// Down projection, added to the residual stream.
-    fn down(&self, member: &Member, layer: &LayerWeights) {
+    fn down(&self, member: &Member, layer: &LayerWeights, next: *const bf16) {
         let gated = Input {
             at: self.workspace.gate.pointer(0..0),
             stride: self.config().intermediate_size,
         };
-        self.add_to_residual(member, &layer.down, gated);
+        self.add_to_residual(member, &layer.down, gated, next);
     }
 
     /// Final RMSNorm and LM head of `columns` (at most [`STREAMED_COLUMNS`]) of this pass, into
@@ -263,13 +305,17 @@ impl Forward<'_> {
         let input = self.paired(member, input, hidden, columns.len());
         let stride = head.rows();
         let range = rows.start..(columns.len() - 1) * stride + rows.end;
-        let product = product(
-            head,
-            rows.clone(),
-            input,
-            (slots.pointer(range), stride),
-            columns.len(),
-        );
+        let end = bf16_values(head).as_ptr_range().end;
+        let product = Product {
+            columns: columns.len(),
+            ..self.product(
+                head,
+                rows.clone(),
+                input,
+                (slots.pointer(range), stride),
+                end,
+            )
+        };
         // SAFETY: normed is this member's own, these rows of the slots are too, and both were
         // checked to hold that many columns.
         unsafe { (self.kernels.stream)(&product) };
@@ -326,13 +372,17 @@ impl Forward<'_> {
     }
 
     /// `x += matrix * input` for this member's share of the rows.
-    fn add_to_residual(&self, member: &Member, matrix: &Matrix, input: Input) {
+    fn add_to_residual(&self, member: &Member, matrix: &Matrix, input: Input, next: *const bf16) {
         let hidden = self.config().hidden_size;
         let rows = member.share(hidden);
         let input = self.prepared(member, input, matrix.columns());
         if !rows.is_empty() {
             let x = self.rows_of(&self.workspace.x, hidden, rows.clone());
-            self.multiply(matrix, rows, input, (x, hidden), true);
+            let product = Product {
+                accumulate: true,
+                ..self.product(matrix, rows, input, (x, hidden), next)
+            };
+            self.multiply(&product, input);
         }
     }
 
@@ -391,32 +441,45 @@ impl Forward<'_> {
         buffer.pointer(rows.start..(self.columns.len() - 1) * stride + rows.end)
     }
 
-    /// `rows` of `matrix` times every column of `input`, to `out` and its stride.
-    fn multiply(
+    /// `rows` of `matrix` times every column of `input`, to `out` and its stride; `next` is what
+    /// this member streams after it.
+    fn product(
         &self,
         matrix: &Matrix,
         rows: Range<usize>,
         input: Input,
-        out: (*mut f32, usize),
-        accumulate: bool,
-    ) {
-        let columns = self.columns.len();
-        let whole = Product {
-            accumulate,
-            ..product(matrix, rows, input, out, columns)
-        };
+        (out, out_stride): (*mut f32, usize),
+        next: *const bf16,
+    ) -> Product<bf16> {
+        let k = matrix.columns();
+        Product {
+            matrix: bf16_values(matrix)[rows.start * k..rows.end * k].as_ptr(),
+            rows: rows.len(),
+            k,
+            x: input.at,
+            x_stride: input.stride,
+            columns: self.columns.len(),
+            out,
+            out_stride,
+            accumulate: false,
+            next,
+        }
+    }
+
+    /// Computes a product whose `input` went through [`prepared`](Self::prepared).
+    fn multiply(&self, whole: &Product<bf16>, input: Input) {
+        let columns = whole.columns;
         if columns <= STREAMED_COLUMNS {
-            // The input went through `prepared`.
-            // SAFETY: the input was made complete by the last barrier (or is this member's own),
-            // and these rows of the output are this member's.
-            unsafe { (self.kernels.stream)(&whole) };
+            // SAFETY: the input is this member's own, and these rows of the output are too.
+            unsafe { (self.kernels.stream)(whole) };
             return;
         }
         // A few dozen rows stay in the second-level cache while the panels pass over them.
         let blocks = (0..whole.rows).step_by(Workspace::PANEL_BLOCK_ROWS);
         for row in blocks {
             for (panel, first) in (0..columns).step_by(PANEL_COLUMNS).enumerate() {
-                // SAFETY: as above; `prepared` packed every panel of the input.
+                // SAFETY: `prepared` packed every panel of the input, before a barrier; these rows
+                // of the output are this member's.
                 unsafe {
                     (self.kernels.panel_product)(&PanelProduct {
                         matrix: whole.matrix.add(row * whole.k),
@@ -426,7 +489,7 @@ impl Forward<'_> {
                         columns: (columns - first).min(PANEL_COLUMNS),
                         out: whole.out.add(first * whole.out_stride + row),
                         out_stride: whole.out_stride,
-                        accumulate,
+                        accumulate: whole.accumulate,
                     });
                 }
             }
@@ -444,25 +507,4 @@ fn bf16_values(matrix: &Matrix) -> &[bf16] {
     matrix
         .as_bf16()
         .expect("the engine holds every matrix in bf16")
-}
-
-fn product(
-    matrix: &Matrix,
-    rows: Range<usize>,
-    input: Input,
-    (out, out_stride): (*mut f32, usize),
-    columns: usize,
-) -> Product<bf16> {
-    let k = matrix.columns();
-    Product {
-        matrix: bf16_values(matrix)[rows.start * k..rows.end * k].as_ptr(),
-        rows: rows.len(),
-        k,
-        x: input.at,
-        x_stride: input.stride,
-        columns,
-        out,
-        out_stride,
-        accumulate: false,
-    }
 }

@@ -145,15 +145,13 @@ impl Rotation {
         }
     }
 
-    /// Rotates one head of `column`: `[head_dim]`, half layout.
-    pub fn apply(&self, column: usize, head: &mut [f32]) {
+    /// The cosines and the sines of `column`: `[head_dim / 2]` each.
+    ///
+    /// # Safety
+    /// The barrier that ended the embedding must have passed.
+    pub unsafe fn of(&self, column: usize) -> (&[f32], &[f32]) {
         let half = self.frequencies.len();
-        let range = 2 * half * column..2 * half * (column + 1);
-        // SAFETY: written before the barrier that ended the embedding.
-        let (cosines, sines) = unsafe { self.values.get(range) }.split_at(half);
-        let (first, second) = head.split_at_mut(half);
-        for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-        }
+        // SAFETY: passed on to the caller.
+        unsafe { self.values.get(2 * half * column..2 * half * (column + 1)) }.split_at(half)
     }
 }

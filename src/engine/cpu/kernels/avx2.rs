@@ -56,6 +56,19 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn split(a: __m256, b: __m256) -> (__m256, __m256) {
+        unsafe {
+            // Within halves of a register first, then the halves put in order.
+            let even = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0b10_00_10_00));
+            let odd = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0b11_01_11_01));
+            (
+                _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0b11_01_10_00)),
+                _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0b11_01_10_00)),
+            )
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: __m256) {
         unsafe { _mm256_storeu_ps(to, value) }
     }

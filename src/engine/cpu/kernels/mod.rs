@@ -58,8 +58,12 @@ pub struct Kernels {
     pub exp_and_sum: unsafe fn(*mut f32, usize, f32) -> (f32, f32),
     /// `gate = silu(gate) * up`.
     pub silu_mul: unsafe fn(*mut f32, *const f32, usize),
-    /// Asks for a cache line.
-    pub prefetch: unsafe fn(*const u8),
+    /// Rotates one head by the angles whose cosines and sines are given.
+    pub rotate: unsafe fn(*mut f32, *const f32, *const f32, usize),
+    /// Rounds numbers to bf16.
+    pub narrow: unsafe fn(*const f32, *mut bf16, usize),
+    /// Asks for some cache lines, into the second-level cache.
+    pub prefetch: unsafe fn(*const u8, usize),
 }
 
 /// Makes the table of a path: every kernel of [`simd`] compiled for its instruction set.
@@ -109,8 +113,18 @@ macro_rules! kernel_set {
                 unsafe { simd::silu_mul::<$simd>(gate, up, len) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn prefetch(at: *const u8) {
-                unsafe { <$simd as simd::Simd>::prefetch(at) }
+            unsafe fn rotate(head: *mut f32, cos: *const f32, sin: *const f32, half: usize) {
+                unsafe { simd::rotate::<$simd>(head, cos, sin, half) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn narrow(from: *const f32, to: *mut bf16, len: usize) {
+                unsafe { simd::narrow(from, to, len) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn prefetch(at: *const u8, lines: usize) {
+                for line in 0..lines {
+                    unsafe { <$simd as simd::Simd>::prefetch_far(at.wrapping_add(line * simd::LINE)) }
+                }
             }
             Kernels {
                 name: $name,
@@ -125,6 +139,8 @@ macro_rules! kernel_set {
                 scale_by,
                 exp_and_sum,
                 silu_mul,
+                rotate,
+                narrow,
                 prefetch,
             }
         };

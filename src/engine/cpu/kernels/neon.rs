@@ -57,6 +57,11 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn split(a: float32x4_t, b: float32x4_t) -> (float32x4_t, float32x4_t) {
+        unsafe { (vuzp1q_f32(a, b), vuzp2q_f32(a, b)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: float32x4_t) {
         unsafe { vst1q_f32(to, value) }
     }

@@ -150,20 +150,45 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
                 let from = p.matrix.add((row + r) * p.k + first);
                 widen::<S>(from, R * p.k, widened.add(r * WIDENED_STRIDE), depth);
             }
-            for k in 0..depth {
-                let x = p.x.add((first + k) * PANEL_COLUMNS + column);
-                let x: [S::F32; V] = std::array::from_fn(|v| S::load(x.add(v * S::LANES)));
-                for r in 0..R {
-                    let weight = S::splat(*widened.add(r * WIDENED_STRIDE + k));
-                    for v in 0..V {
-                        sums[r][v] = S::mul_add(weight, x[v], sums[r][v]);
-                    }
-                }
-            }
+            let x = p.x.add(first * PANEL_COLUMNS + column);
+            accumulate::<S, R, V>(widened, x, depth, &mut sums);
             first += depth;
         }
         write::<S, R, V>(p, row, column, &sums);
     }
+}
+
+/// Adds the products of `depth` widened weights of `R` rows with `V` registers of the panel at `x`.
+///
+/// The sums are copied, so that they stay in registers here and nowhere else.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
+    widened: *const f32,
+    x: *const f32,
+    depth: usize,
+    sums: &mut [[S::F32; V]; R],
+) {
+    let mut inner = *sums;
+    for k in 0..depth {
+        // SAFETY: k < depth.
+        unsafe {
+            let x = x.add(k * PANEL_COLUMNS);
+            let mut columns = [S::splat(0.0); V];
+            for v in 0..V {
+                columns[v] = S::load(x.add(v * S::LANES));
+            }
+            for r in 0..R {
+                let weight = S::splat(*widened.add(r * WIDENED_STRIDE + k));
+                for v in 0..V {
+                    inner[r][v] = S::mul_add(weight, columns[v], inner[r][v]);
+                }
+            }
+        }
+    }
+    *sums = inner;
 }
 
 /// Widens `len` weights, and fetches those `ahead` further, which come next.

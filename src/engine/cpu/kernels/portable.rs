@@ -59,6 +59,16 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn split(a: Lanes, b: Lanes) -> (Lanes, Lanes) {
+        let both = [a, b];
+        let number = |index: usize| both[index / LANES][index % LANES];
+        (
+            std::array::from_fn(|lane| number(2 * lane)),
+            std::array::from_fn(|lane| number(2 * lane + 1)),
+        )
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: Lanes) {
         // SAFETY: the caller's pointer is valid for all lanes.
         unsafe { to.cast::<Lanes>().write_unaligned(value) }

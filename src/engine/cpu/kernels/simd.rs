@@ -1,8 +1,9 @@
 //! The kernels, written once over a vector register of any width.
 //!
 //! Every function here is `inline(always)` and becomes machine code inside the
-//! `#[target_feature]` functions that `kernel_set!` makes for each
-//! instruction set; called elsewhere the intrinsics would not be inlined.
+//! `#[target_feature]` functions that `kernel_set!` makes for each instruction set; called elsewhere
+//! the intrinsics would not be inlined. For the same reason there are no closures here: a closure is
+//! a function of its own, without the features (the SiLU was ten times slower with one).
 
 #![allow(
     clippy::needless_range_loop,
@@ -46,6 +47,8 @@ pub unsafe trait Simd: Copy {
     unsafe fn even(pairs: Self::Pairs) -> Self::F32;
     /// Numbers 1, 3, 5, ..., widened.
     unsafe fn odd(pairs: Self::Pairs) -> Self::F32;
+    /// The even and the odd ones of the numbers in `a` and then `b`.
+    unsafe fn split(a: Self::F32, b: Self::F32) -> (Self::F32, Self::F32);
     /// Writes every lane.
     unsafe fn store(to: *mut f32, value: Self::F32);
     /// `a + b`.
@@ -136,6 +139,9 @@ pub struct Product<W> {
     pub out_stride: usize,
     /// Whether `out` is added to rather than set.
     pub accumulate: bool,
+    /// What will be streamed after this matrix, or where it ends if nothing is: fetches that would
+    /// run past its end go there.
+    pub next: *const bf16,
 }
 
 /// How far ahead of the loads a stream of weights is fetched into the second-level cache, and how
@@ -145,21 +151,28 @@ pub struct Product<W> {
 const FAR_BYTES: usize = 16 << 10;
 const NEAR_BYTES: usize = 2 << 10;
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
-/// Fetches what a stream of weights that is now at `at` will need, `bytes` further.
+/// Fetches what a stream of weights that is now at `at` will need, `bytes` further; past `end` it
+/// goes on at `next`.
 ///
 /// # Safety
 /// The processor must have the instruction set.
 #[inline(always)]
-unsafe fn fetch_ahead<S: Simd>(at: *const bf16, bytes: usize) {
+unsafe fn fetch_ahead<S: Simd>(at: *const bf16, bytes: usize, end: *const bf16, next: *const bf16) {
+    let far = at.cast::<u8>().wrapping_add(FAR_BYTES);
+    let far = if far < end.cast() {
+        far
+    } else {
+        next.cast::<u8>().wrapping_add(far.addr() - end.addr())
+    };
+    let near = at.cast::<u8>().wrapping_add(NEAR_BYTES);
     let mut line = 0;
     while line < bytes {
-        let at = at.cast::<u8>().wrapping_add(line);
         // SAFETY: any address may be asked for.
         unsafe {
-            S::prefetch_far(at.wrapping_add(FAR_BYTES));
-            S::prefetch(at.wrapping_add(NEAR_BYTES));
+            S::prefetch_far(far.wrapping_add(line));
+            S::prefetch(near.wrapping_add(line));
         }
         line += LINE;
     }
@@ -177,10 +190,9 @@ pub unsafe fn pair<S: Simd>(x: *const f32, out: *mut f32, len: usize) {
     // SAFETY: i + 2 * LANES <= len, then i < len.
     unsafe {
         while i + 2 * S::LANES <= len {
-            for lane in 0..S::LANES {
-                *out.add(i + lane) = *x.add(i + 2 * lane);
-                *out.add(i + S::LANES + lane) = *x.add(i + 2 * lane + 1);
-            }
+            let (even, odd) = S::split(S::load(x.add(i)), S::load(x.add(i + S::LANES)));
+            S::store(out.add(i), even);
+            S::store(out.add(i + S::LANES), odd);
             i += 2 * S::LANES;
         }
         std::ptr::copy_nonoverlapping(x.add(i), out.add(i), len - i);
@@ -197,6 +209,7 @@ unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
     /// Registers of pairs a turn, with two accumulators each.
     const PAIRS: usize = 4;
     let step = 2 * PAIRS * S::LANES;
+    let end = p.matrix.wrapping_add(p.rows * p.k);
     for row in 0..p.rows {
         // SAFETY: row < rows; the bounds on k are below.
         unsafe {
@@ -204,7 +217,7 @@ unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
             let mut sums = [S::splat(0.0); 2 * PAIRS];
             let mut k = 0;
             while k + step <= p.k {
-                fetch_ahead::<S>(weights.add(k), step * size_of::<bf16>());
+                fetch_ahead::<S>(weights.add(k), step * size_of::<bf16>(), end, p.next);
                 for pair in 0..PAIRS {
                     let at = k + pair * 2 * S::LANES;
                     let pairs = S::load_pairs(weights.add(at));
@@ -275,27 +288,39 @@ unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C:
 ) {
     // SAFETY: the caller keeps the tile inside the product; the bounds on k are below.
     unsafe {
-        let rows: [*const W; R] = std::array::from_fn(|r| p.matrix.add((row + r) * p.k));
-        let x: [*const f32; C] = std::array::from_fn(|c| p.x.add((column + c) * p.x_stride));
+        let mut rows = [p.matrix; R];
+        for r in 0..R {
+            rows[r] = p.matrix.add((row + r) * p.k);
+        }
+        let mut x = [p.x; C];
+        for c in 0..C {
+            x[c] = p.x.add((column + c) * p.x_stride);
+        }
         let mut sums = [[S::splat(0.0); C]; R];
         let mut k = 0;
+        let end = p.matrix.wrapping_add(p.rows * p.k);
         if PAIRED {
             while k + 2 * S::LANES <= p.k {
-                let mut pairs = [S::load_pairs(rows[0].add(k).cast()); R];
+                let mut even = [S::splat(0.0); R];
+                let mut odd = [S::splat(0.0); R];
                 for r in 0..R {
                     let at = rows[r].add(k).cast();
-                    fetch_ahead::<S>(at, 2 * S::LANES * size_of::<bf16>());
-                    pairs[r] = S::load_pairs(at);
+                    let bytes = 2 * S::LANES * size_of::<bf16>();
+                    fetch_ahead::<S>(at, bytes, end.cast(), p.next);
+                    let pairs = S::load_pairs(at);
+                    even[r] = S::even(pairs);
+                    odd[r] = S::odd(pairs);
                 }
-                let even = pairs.map(|pairs| S::even(pairs));
                 multiply_tile::<S, R, C>(even, x, k, &mut sums);
-                let odd = pairs.map(|pairs| S::odd(pairs));
                 multiply_tile::<S, R, C>(odd, x, k + S::LANES, &mut sums);
                 k += 2 * S::LANES;
             }
         } else {
             while k + S::LANES <= p.k {
-                let weights = rows.map(|row| W::load::<S>(row.add(k)));
+                let mut weights = [S::splat(0.0); R];
+                for r in 0..R {
+                    weights[r] = W::load::<S>(rows[r].add(k));
+                }
                 multiply_tile::<S, R, C>(weights, x, k, &mut sums);
                 k += S::LANES;
             }
@@ -334,7 +359,7 @@ unsafe fn multiply_tile<S: Simd, const R: usize, const C: usize>(
 }
 
 /// Rows of a tile.
-const TILE_ROWS: usize = 3;
+const TILE_ROWS: usize = 2;
 
 /// `rows` times `C` columns from `column` on.
 ///
@@ -425,11 +450,11 @@ unsafe fn row_sum_tile<S: Simd, const D: usize, const C: usize>(
     // SAFETY: the caller keeps d + D registers and column + C columns inside.
     unsafe {
         let mut sums = [[S::splat(0.0); C]; D];
-        let out = |v: usize, c: usize| p.out.add((column + c) * p.width + d + v * S::LANES);
         for row in 0..p.rows {
-            let values = p.matrix.add(row * p.width + d);
-            let values: [S::F32; D] =
-                std::array::from_fn(|v| S::load_bf16(values.add(v * S::LANES)));
+            let mut values = [S::splat(0.0); D];
+            for v in 0..D {
+                values[v] = S::load_bf16(p.matrix.add(row * p.width + d + v * S::LANES));
+            }
             for c in 0..C {
                 let weight = S::splat(*p.weights.add((column + c) * p.weights_stride + row));
                 for v in 0..D {
@@ -439,7 +464,8 @@ unsafe fn row_sum_tile<S: Simd, const D: usize, const C: usize>(
         }
         for v in 0..D {
             for c in 0..C {
-                S::store(out(v, c), S::add(S::load(out(v, c)), sums[v][c]));
+                let out = p.out.add((column + c) * p.width + d + v * S::LANES);
+                S::store(out, S::add(S::load(out), sums[v][c]));
             }
         }
     }
@@ -505,9 +531,9 @@ pub unsafe fn sum_of_squares<S: Simd>(x: *const f32, len: usize) -> f32 {
         let mut sums = [S::splat(0.0); 4];
         let mut i = 0;
         while i + 4 * S::LANES <= len {
-            for (index, sum) in sums.iter_mut().enumerate() {
+            for index in 0..4 {
                 let value = S::load(x.add(i + index * S::LANES));
-                *sum = S::mul_add(value, value, *sum);
+                sums[index] = S::mul_add(value, value, sums[index]);
             }
             i += 4 * S::LANES;
         }
@@ -583,32 +609,37 @@ unsafe fn exp<S: Simd>(x: S::F32) -> S::F32 {
     }
 }
 
-/// Applies `each` to registers of `x`, the last one filled up with `filler`.
+/// Up to a register of numbers, the missing ones replaced by `filler`.
 ///
 /// # Safety
-/// `x` must be valid for `len` numbers.
+/// `from` must be valid for `len` numbers.
 #[inline(always)]
-unsafe fn for_each_register<S: Simd>(
-    x: *mut f32,
-    len: usize,
-    filler: f32,
-    mut each: impl FnMut(S::F32) -> S::F32,
-) {
-    // SAFETY: whole registers stay inside; the rest goes through a buffer of 16 lanes, which is
-    // the widest register there is.
+unsafe fn load_some<S: Simd>(from: *const f32, len: usize, filler: f32) -> S::F32 {
+    // SAFETY: no more than `len` numbers are read; 16 lanes are the widest register there is.
     unsafe {
-        let mut i = 0;
-        while i + S::LANES <= len {
-            S::store(x.add(i), each(S::load(x.add(i))));
-            i += S::LANES;
+        if len >= S::LANES {
+            return S::load(from);
         }
-        if i < len {
-            let mut buffer = [filler; 16];
-            std::ptr::copy_nonoverlapping(x.add(i), buffer.as_mut_ptr(), len - i);
-            let register = each(S::load(buffer.as_ptr()));
-            S::store(buffer.as_mut_ptr(), register);
-            std::ptr::copy_nonoverlapping(buffer.as_ptr(), x.add(i), len - i);
+        let mut buffer = [filler; 16];
+        std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), len);
+        S::load(buffer.as_ptr())
+    }
+}
+
+/// Writes up to `len` lanes.
+///
+/// # Safety
+/// `to` must be valid for `len` numbers.
+#[inline(always)]
+unsafe fn store_some<S: Simd>(to: *mut f32, len: usize, value: S::F32) {
+    // SAFETY: as in `load_some`.
+    unsafe {
+        if len >= S::LANES {
+            return S::store(to, value);
         }
+        let mut buffer = [0.0; 16];
+        S::store(buffer.as_mut_ptr(), value);
+        std::ptr::copy_nonoverlapping(buffer.as_ptr(), to, len);
     }
 }
 
@@ -618,24 +649,28 @@ unsafe fn for_each_register<S: Simd>(
 /// `x` must be valid for `len` numbers, and `len` at least 1.
 #[inline(always)]
 pub unsafe fn exp_and_sum<S: Simd>(x: *mut f32, len: usize, scale: f32) -> (f32, f32) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: i stays below len.
     unsafe {
         let scale = S::splat(scale);
         let mut max = S::splat(f32::NEG_INFINITY);
-        for_each_register::<S>(x, len, f32::NEG_INFINITY, |value| {
-            let value = S::mul(value, scale);
+        let mut i = 0;
+        while i < len {
+            let value = S::mul(load_some::<S>(x.add(i), len - i, f32::NEG_INFINITY), scale);
             max = S::max(max, value);
-            value
-        });
-        let max = S::reduce_max(max);
+            i += S::LANES;
+        }
+        let max = S::splat(S::reduce_max(max));
         let mut sum = S::splat(0.0);
-        // The filler's exponential is not 0 but 1e-38, lost in a sum of at least 1.
-        for_each_register::<S>(x, len, f32::NEG_INFINITY, |value| {
-            let value = exp::<S>(S::sub(value, S::splat(max)));
+        let mut i = 0;
+        while i < len {
+            // The filler's exponential is not 0 but 1e-38, lost in a sum of at least 1.
+            let value = S::mul(load_some::<S>(x.add(i), len - i, f32::NEG_INFINITY), scale);
+            let value = exp::<S>(S::sub(value, max));
             sum = S::add(sum, value);
-            value
-        });
-        (max, S::reduce_add(sum))
+            store_some::<S>(x.add(i), len - i, value);
+            i += S::LANES;
+        }
+        (S::reduce_max(max), S::reduce_add(sum))
     }
 }
 
@@ -645,20 +680,64 @@ pub unsafe fn exp_and_sum<S: Simd>(x: *mut f32, len: usize, scale: f32) -> (f32,
 /// Both must be valid for `len` numbers.
 #[inline(always)]
 pub unsafe fn silu_mul<S: Simd>(gate: *mut f32, up: *const f32, len: usize) {
-    // SAFETY: passed on to the caller; `up` is read through the same buffer of 16 lanes.
-    unsafe {
-        let mut i = 0;
-        for_each_register::<S>(gate, len, 0.0, |gate| {
-            let up = if i + S::LANES <= len {
-                S::load(up.add(i))
-            } else {
-                let mut buffer = [0.0; 16];
-                std::ptr::copy_nonoverlapping(up.add(i), buffer.as_mut_ptr(), len - i);
-                S::load(buffer.as_ptr())
-            };
-            i += S::LANES;
-            let exp = exp::<S>(S::sub(S::splat(0.0), gate));
-            S::mul(S::div(gate, S::add(S::splat(1.0), exp)), up)
-        });
+    let mut i = 0;
+    while i < len {
+        // SAFETY: i stays below len.
+        unsafe {
+            let x = load_some::<S>(gate.add(i), len - i, 0.0);
+            let up = load_some::<S>(up.add(i), len - i, 0.0);
+            let exp = exp::<S>(S::sub(S::splat(0.0), x));
+            let silu = S::div(x, S::add(S::splat(1.0), exp));
+            store_some::<S>(gate.add(i), len - i, S::mul(silu, up));
+        }
+        i += S::LANES;
+    }
+}
+
+/// Rotates one head, `[2 * half]` in the half layout, by the angles whose cosines and sines are
+/// given, `[half]` each.
+///
+/// # Safety
+/// `head` must be valid for `2 * half` numbers and the others for `half`.
+#[inline(always)]
+pub unsafe fn rotate<S: Simd>(head: *mut f32, cosines: *const f32, sines: *const f32, half: usize) {
+    let mut i = 0;
+    while i < half {
+        let len = half - i;
+        // SAFETY: i stays below half.
+        unsafe {
+            let a = load_some::<S>(head.add(i), len, 0.0);
+            let b = load_some::<S>(head.add(half + i), len, 0.0);
+            let cos = load_some::<S>(cosines.add(i), len, 0.0);
+            let sin = load_some::<S>(sines.add(i), len, 0.0);
+            let first = S::sub(S::mul(a, cos), S::mul(b, sin));
+            let second = S::add(S::mul(b, cos), S::mul(a, sin));
+            store_some::<S>(head.add(i), len, first);
+            store_some::<S>(head.add(half + i), len, second);
+        }
+        i += S::LANES;
+    }
+}
+
+/// Rounds `len` numbers to bf16, to nearest even.
+///
+/// # Safety
+/// Both pointers must be valid for `len` numbers.
+#[inline(always)]
+pub unsafe fn narrow(from: *const f32, to: *mut bf16, len: usize) {
+    // Written so that it compiles to vector instructions.
+    // SAFETY: passed on to the caller; the two don't overlap, since they differ in type.
+    let (from, to) = unsafe {
+        (
+            std::slice::from_raw_parts(from, len),
+            std::slice::from_raw_parts_mut(to.cast::<u16>(), len),
+        )
+    };
+    for (to, from) in to.iter_mut().zip(from) {
+        let bits = from.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        // A NaN must stay one: its upper half with the quiet bit set.
+        let nan = bits >> 16 | 0x40;
+        *to = if from.is_nan() { nan } else { rounded } as u16;
     }
 }

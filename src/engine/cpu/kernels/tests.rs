@@ -95,6 +95,7 @@ fn check_product(rows: usize, k: usize, columns: usize, accumulate: bool, seed: 
                 out: out.as_mut_ptr(),
                 out_stride: rows + gap,
                 accumulate,
+                next: matrix_bf16.as_ptr(),
             };
             // SAFETY: the sizes above are those of the vectors.
             unsafe {
