@@ -5,7 +5,7 @@
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
-//! - [`generate`], [`chat`], [`bench`], [`logits`], [`tokenize`], [`inspect`]: the commands
+//! - [`generate`], [`chat`], [`mod@bench`], [`logits`], [`tokenize`], [`inspect`]: the commands
 //!
 //! Results go to standard output, notes and progress to standard error. The exit status is 0 when
 //! the work is done, 1 when it failed, 2 when the command line can't be carried out as it stands,

@@ -1,6 +1,6 @@
 //! Engines: things that hold one model and decode with it.
 //!
-//! - [`reference`]: the plain forward pass, f32 with f64 sums; the oracle
+//! - [`mod@reference`]: the plain forward pass, f32 with f64 sums; the oracle
 //! - [`cpu`]: a persistent team of threads that reads the weights at the speed of memory
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
 //! - [`sequences`]: which tokens are cached for each sequence

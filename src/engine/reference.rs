@@ -1,7 +1,7 @@
 //! The oracle: the plain forward pass, one token at a time, with nothing clever in it.
 //!
 //! Values are f32 and sums are f64, so that its own rounding is far below that of the engines it
-//! judges. It reads from [`forward`](ReferenceEngine::forward) down like the algorithm.
+//! judges. It reads from `ReferenceEngine::forward` down like the algorithm.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

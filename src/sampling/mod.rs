@@ -11,7 +11,7 @@
 //! Ties go to the lowest token id.
 //!
 //! - [`philox`]: the random numbers
-//! - [`filter`]: the cut of top-k, top-p and min-p
+//! - `filter`: the cut of top-k, top-p and min-p
 
 mod filter;
 pub mod philox;

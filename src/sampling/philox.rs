@@ -9,6 +9,10 @@ const ROUNDS: usize = 10;
 /// Ten rounds on `LANES` counters at once, kept as four arrays so that they compile to vector
 /// instructions. `counter[word][lane]` is replaced by the output.
 #[inline(always)]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "a lane of all four words at once"
+)]
 fn rounds<const LANES: usize>(counter: &mut [[u32; LANES]; 4], mut key: [u32; 2]) {
     for _ in 0..ROUNDS {
         for lane in 0..LANES {

@@ -88,7 +88,7 @@ fn a_full_context_is_said_and_the_program_goes_on() {
 
 #[test]
 fn a_model_without_a_template_is_referred_to_generate() {
-    let folder = qwen2_folder();
+    let folder = copy_of("qwen2-tied-bf16");
     let tokenizer = qwen3::unpacked().join("tokenizer.json");
     let mut command = onegrid(&["chat", "--model", folder.path().to_str().unwrap()]);
     command.arg("--tokenizer").arg(tokenizer);

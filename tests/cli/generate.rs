@@ -115,7 +115,7 @@ fn a_model_without_a_tokenizer_takes_and_gives_ids() {
 
 #[test]
 fn a_stop_token_ends_the_text_and_is_its_last() {
-    let folder = qwen2_folder();
+    let folder = copy_of("qwen2-tied-bf16");
     let generate = |more: &[&str]| {
         let model = folder.path().to_str().unwrap();
         let args = ["generate", "--model", model, "--prompt-tokens", "5,6,7"];
@@ -240,7 +240,7 @@ fn models_that_are_not_there_are_named() {
         &["/no/such/folder", "no such folder"],
     );
     assert_says(&on("random:huge"), &["huge", "tiny", "qwen3-0.6b"]);
-    let folder = qwen2_folder();
+    let folder = copy_of("qwen2-tied-bf16");
     let path = folder.path().to_str().unwrap();
     assert_says(&on(path), &[path, "no tokenizer.json", "--tokenizer"]);
     std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();

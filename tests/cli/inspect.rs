@@ -28,7 +28,7 @@ fn a_lent_tokenizer_is_told() {
 
 #[test]
 fn a_checkpoint_without_a_tokenizer_has_none() {
-    let folder = qwen2_folder();
+    let folder = copy_of("qwen2-tied-bf16");
     let path = folder.path().to_str().unwrap();
     let args = ["inspect", "--model", path, "--no-floor", "--format", "json"];
     let inspection = json_of(onegrid(&args));

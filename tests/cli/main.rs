@@ -4,6 +4,7 @@
 #[path = "../qwen3/mod.rs"]
 mod qwen3;
 
+mod bad_weights;
 mod bench;
 mod chat;
 mod demo;
@@ -74,10 +75,10 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A copy of the small Qwen2 checkpoint, which has no tokenizer.
-fn qwen2_folder() -> tempfile::TempDir {
+/// A copy of a checkpoint among the fixtures; none of them has a tokenizer.
+fn copy_of(checkpoint: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture("checkpoints/qwen2-tied-bf16")).unwrap() {
+    for entry in std::fs::read_dir(fixture("checkpoints").join(checkpoint)).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
     }

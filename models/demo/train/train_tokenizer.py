@@ -32,15 +32,13 @@ WORDS = (
 PIECES = re.compile(rf"\]<-?|,-?|>\[|@@|{BARE_ATOM}")
 VOCABULARY = 512
 MODEL_MAX_LENGTH = 2048
-# A conversation with the model: a molecule in, its conformer out.
+# A conversation with the model: a molecule in, its conformer out, and the next one afresh.
 CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {%- if message.role == 'user' %}
-        {{- '[SMILES]' + message.content + '[/SMILES]' }}
-    {%- elif message.role == 'assistant' %}
-        {{- message.content + '<|endoftext|>' }}
-    {%- endif %}
-{%- endfor %}
+{#- Only the last molecule: the model knows texts of one, and nothing of a conversation. #}
+{%- set asked = messages | selectattr('role', 'equalto', 'user') | list %}
+{%- if asked %}
+    {{- '[SMILES]' + asked[-1].content + '[/SMILES]' }}
+{%- endif %}
 """
 
 

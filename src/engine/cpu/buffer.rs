@@ -39,7 +39,7 @@ impl<T: Element> SharedBuffer<T> {
         Ok(Self {
             start: pages.as_mut_ptr().cast(),
             len,
-            pages: pages,
+            pages,
             element: PhantomData,
         })
     }

@@ -132,12 +132,7 @@ impl CpuEngine {
         for start in (first.end..wanted.end).step_by(STREAMED_COLUMNS) {
             self.head(start..wanted.end.min(start + STREAMED_COLUMNS));
         }
-        if let Some((norm, column)) = self.not_finite.take() {
-            return Err(EngineError::NotFinite {
-                place: place_before(norm),
-                position: self.tokens[column].position,
-            });
-        }
+        self.check_finite()?;
         for token in &self.tokens {
             self.sequences.push(token.sequence, token.token);
         }
@@ -145,6 +140,17 @@ impl CpuEngine {
             self.sequences.set_has_logits(token.sequence, true);
         }
         Ok(())
+    }
+
+    /// Whether all norms since the last call read finite values.
+    fn check_finite(&self) -> Result<(), EngineError> {
+        match self.not_finite.take() {
+            None => Ok(()),
+            Some((norm, column)) => Err(EngineError::NotFinite {
+                place: place_before(norm),
+                position: self.tokens[column].position,
+            }),
+        }
     }
 
     /// Runs up to [`STREAMED_COLUMNS`] columns of the last pass through the head.
@@ -266,6 +272,7 @@ impl Engine for CpuEngine {
             for start in (0..chunk.len()).step_by(STREAMED_COLUMNS) {
                 let columns = start..chunk.len().min(start + STREAMED_COLUMNS);
                 self.head(columns.clone());
+                self.check_finite()?;
                 let slots = self.workspace.head_slots.as_mut_slice();
                 for (column, logits) in columns.zip(slots.chunks(size)) {
                     if !logits.iter().all(|logit| logit.is_finite()) {

@@ -440,6 +440,10 @@ fn values_that_are_not_finite_are_named_by_layer_and_position() {
             let message = outcome.unwrap_err().to_string();
             assert!(message.contains(place), "{place}: {message}");
             assert!(message.contains("at position"), "{message}");
+            engine.truncate(0, 0).unwrap();
+            let forced = engine.logits(0, &prompt, &mut |_, _| ());
+            let message = forced.unwrap_err().to_string();
+            assert!(message.contains(place), "{place}: {message}");
         }
     }
 }

@@ -4,6 +4,11 @@
 //! at once, so that nothing is summed across lanes. (The scheme of every BLAS since Goto and van de
 //! Geijn, "Anatomy of high-performance matrix multiplication", 2008.)
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a block is read by its rows and columns"
+)]
+
 use half::bf16;
 
 use super::simd::{Operand, Simd};

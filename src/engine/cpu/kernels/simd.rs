@@ -5,6 +5,11 @@
 //! the intrinsics would not be inlined. For the same reason there are no closures here: a closure is
 //! a function of its own, without the features (the SiLU was ten times slower with one).
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a tile is read by its rows and columns"
+)]
+
 use std::ops::Range;
 
 use half::bf16;
@@ -14,6 +19,10 @@ use half::bf16;
 /// # Safety
 /// Every function may only run on a processor that has the instruction set, and only on pointers
 /// that are valid for the lanes they touch.
+#[allow(
+    clippy::missing_safety_doc,
+    reason = "the trait's is that of all its functions"
+)]
 pub unsafe trait Simd: Copy {
     /// Lanes of a register.
     const LANES: usize;
@@ -235,7 +244,7 @@ unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
 /// row is read from memory once for all of them.
 ///
 /// # Safety
-/// As [`matvec`].
+/// As `matvec`.
 #[inline(always)]
 pub unsafe fn stream<S: Simd>(p: &Product<bf16>) {
     // SAFETY: passed on to the caller.
@@ -372,7 +381,7 @@ unsafe fn strip<S: Simd, W: Operand, const PAIRED: bool, const C: usize>(
 /// through [`pair`] and the matrix comes from memory.
 ///
 /// # Safety
-/// As [`tile`].
+/// As `tile`.
 #[inline(always)]
 pub unsafe fn matmul<S: Simd, W: Operand, const PAIRED: bool>(p: &Product<W>) {
     /// Rows that stay in the second-level cache while the columns pass over them.
@@ -457,7 +466,7 @@ unsafe fn row_sum_tile<S: Simd, const D: usize, const C: usize>(
 /// The sum of rows for any number of columns and any width.
 ///
 /// # Safety
-/// As [`matvec`].
+/// As `matvec`.
 #[inline(always)]
 pub unsafe fn row_sum<S: Simd>(p: &RowSum) {
     /// Registers of a row that a tile takes at once.

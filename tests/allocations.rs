@@ -1,0 +1,133 @@
+//! The CPU engine's decode loop takes its memory before the first token and none after it.
+//!
+//! This is a test program of its own, with one test: the counter sees every thread, and so all
+//! members of the engine's team, but nobody else's work.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use onegrid::engine::cpu::{CpuEngine, CpuOptions, kernels};
+use onegrid::engine::{DecodeRequest, Engine};
+use onegrid::model::{random, shapes};
+use onegrid::sampling::SamplingParams;
+
+/// The system's allocator, with a count of how often it was asked for memory.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+fn count() {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+}
+
+// SAFETY: all work is the system allocator's, with the arguments it was asked with.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: passed on to the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: passed on to the caller.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: passed on to the caller.
+        unsafe { System.realloc(at, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: passed on to the caller.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+/// Decodes `max_tokens` of every sequence from a prompt of its own; returns how many allocations
+/// there were in the whole call, and between its first token and its last.
+fn decode(engine: &mut CpuEngine, sampling: &SamplingParams, max_tokens: usize) -> (u64, u64) {
+    let mut requests = Vec::new();
+    for sequence in 0..engine.capabilities().sequences {
+        engine.truncate(sequence, 0).unwrap();
+        // Prompts of different lengths, so that the sequences' stretches of past positions differ.
+        let prompt: Vec<_> = (1..=20 + 7 * sequence as u32).collect();
+        engine
+            .prefill(sequence, &prompt, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        requests.push(DecodeRequest {
+            sequence,
+            max_tokens,
+            sampling: sampling.clone(),
+            stop_tokens: Vec::new(),
+        });
+    }
+    let (mut first, mut last) = (None, 0);
+    let before = allocations();
+    let finished = engine.decode(&requests, &mut |_| {
+        last = allocations();
+        first.get_or_insert(last);
+        ControlFlow::Continue(())
+    });
+    let call = allocations() - before;
+    let finished = finished.unwrap();
+    assert!(finished.iter().all(|done| done.tokens.len() == max_tokens));
+    (call, last - first.unwrap())
+}
+
+#[test]
+fn a_token_allocates_nothing() {
+    let before = allocations();
+    drop(std::hint::black_box(Box::new(1)));
+    assert!(allocations() > before, "the counter counts");
+
+    let greedy = SamplingParams::default();
+    let drawn = SamplingParams {
+        temperature: 0.8,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.01,
+        repetition_penalty: 1.1,
+        seed: 7,
+    };
+    let all_tokens = SamplingParams {
+        temperature: 1.0,
+        ..greedy.clone()
+    };
+    for path in kernels::available() {
+        for (threads, sequences) in [(1, 1), (2, 1), (2, 3)] {
+            let config = shapes::config("tiny").unwrap();
+            let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
+            let options = CpuOptions {
+                threads: NonZeroUsize::new(threads),
+                context: 256,
+                sequences,
+                kernels: Some(path.name.into()),
+            };
+            let mut engine = CpuEngine::new(weights, &options).unwrap();
+            for sampling in [&greedy, &drawn, &all_tokens] {
+                let case = format!(
+                    "{}, {threads} threads, {sequences} sequences, {sampling:?}",
+                    path.name
+                );
+                // What is set up only once.
+                decode(&mut engine, sampling, 2);
+                let (short_call, short) = decode(&mut engine, sampling, 20);
+                let (long_call, long) = decode(&mut engine, sampling, 120);
+                assert_eq!((short, long), (0, 0), "between tokens: {case}");
+                assert_eq!(short_call, long_call, "20 and 120 tokens: {case}");
+            }
+        }
+    }
+}
