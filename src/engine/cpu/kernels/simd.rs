@@ -149,32 +149,19 @@ pub struct Product<W> {
 /// until memory answers; those into the second level don't, so they may run far ahead. See
 /// `benches/matvec.rs`.
 const FAR_BYTES: usize = 16 << 10;
-const NEAR_BYTES: usize = 2 << 10;
+const NEAR_BYTES: usize = 4 << 10;
 /// Bytes of a cache line.
 pub const LINE: usize = 64;
 
-/// Fetches what a stream of weights that is now at `at` will need, `bytes` further; past `end` it
-/// goes on at `next`.
-///
-/// # Safety
-/// The processor must have the instruction set.
+/// Where a stream of weights that is now at `at` will be in [`FAR_BYTES`]: past `end` it goes on
+/// at `next`.
 #[inline(always)]
-unsafe fn fetch_ahead<S: Simd>(at: *const bf16, bytes: usize, end: *const bf16, next: *const bf16) {
+fn far_ahead(at: *const bf16, end: *const bf16, next: *const bf16) -> *const u8 {
     let far = at.cast::<u8>().wrapping_add(FAR_BYTES);
-    let far = if far < end.cast() {
+    if far < end.cast() {
         far
     } else {
         next.cast::<u8>().wrapping_add(far.addr() - end.addr())
-    };
-    let near = at.cast::<u8>().wrapping_add(NEAR_BYTES);
-    let mut line = 0;
-    while line < bytes {
-        // SAFETY: any address may be asked for.
-        unsafe {
-            S::prefetch_far(far.wrapping_add(line));
-            S::prefetch(near.wrapping_add(line));
-        }
-        line += LINE;
     }
 }
 
@@ -217,9 +204,14 @@ unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
             let mut sums = [S::splat(0.0); 2 * PAIRS];
             let mut k = 0;
             while k + step <= p.k {
-                fetch_ahead::<S>(weights.add(k), step * size_of::<bf16>(), end, p.next);
+                let far = far_ahead(weights.add(k), end, p.next);
                 for pair in 0..PAIRS {
                     let at = k + pair * 2 * S::LANES;
+                    let bytes = pair * 2 * S::LANES * size_of::<bf16>();
+                    if bytes.is_multiple_of(LINE) {
+                        S::prefetch_far(far.wrapping_add(bytes));
+                        S::prefetch(weights.add(at).cast::<u8>().wrapping_add(NEAR_BYTES));
+                    }
                     let pairs = S::load_pairs(weights.add(at));
                     let (even, odd) = (S::load(p.x.add(at)), S::load(p.x.add(at + S::LANES)));
                     sums[2 * pair] = S::mul_add(S::even(pairs), even, sums[2 * pair]);
@@ -305,8 +297,8 @@ unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C:
                 let mut odd = [S::splat(0.0); R];
                 for r in 0..R {
                     let at = rows[r].add(k).cast();
-                    let bytes = 2 * S::LANES * size_of::<bf16>();
-                    fetch_ahead::<S>(at, bytes, end.cast(), p.next);
+                    S::prefetch_far(far_ahead(at, end.cast(), p.next));
+                    S::prefetch(at.cast::<u8>().wrapping_add(NEAR_BYTES));
                     let pairs = S::load_pairs(at);
                     even[r] = S::even(pairs);
                     odd[r] = S::odd(pairs);
