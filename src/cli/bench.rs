@@ -170,7 +170,7 @@ impl BenchArgs {
         let options = SourceOptions {
             load: LoadOptions {
                 precision: Precision::Bf16,
-                ..LoadOptions::default()
+                ..self.engine.load_options()
             },
             offline: self.offline,
             ..SourceOptions::default()

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::{EngineArgs, ModelArgs};
 use crate::model::chat_template::ChatTemplate;
-use crate::model::checkpoint::{self, LoadOptions};
+use crate::model::checkpoint;
 use crate::model::generation::GenerationDefaults;
 use crate::model::hub::Parts;
 use crate::model::shapes;
@@ -42,10 +42,7 @@ impl ModelArgs {
         let source = Source::parse(&self.model)?;
         let options = SourceOptions {
             vocab_size: self.lent_vocab_size(&source)?,
-            load: LoadOptions {
-                precision: engine.precision(),
-                ..LoadOptions::default()
-            },
+            load: engine.load_options(),
             offline: self.offline,
         };
         let start = Instant::now();

@@ -10,7 +10,7 @@ use super::WrongUse;
 use crate::engine::cpu::{CpuEngine, CpuOptions};
 use crate::engine::reference::ReferenceEngine;
 use crate::engine::{Engine, EngineError};
-use crate::model::checkpoint::Precision;
+use crate::model::checkpoint::{LoadOptions, Placement, Precision};
 use crate::model::{TokenId, Weights};
 use crate::sampling::SamplingParams;
 use crate::text::sampling_choice::SamplingChoice;
@@ -54,6 +54,20 @@ pub struct EngineArgs {
     /// Instruction set of the CPU engine's kernels; `auto` takes the best this processor runs
     #[arg(long, value_enum, default_value_t)]
     pub kernels: KernelChoice,
+
+    /// Where a checkpoint's weights lie in memory
+    #[arg(long, value_enum, default_value_t)]
+    pub placement: PlacementChoice,
+}
+
+/// Where a checkpoint's weights lie in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PlacementChoice {
+    /// Read once into huge pages: decodes faster (by an eighth where it was measured)
+    #[default]
+    HugePages,
+    /// Left in the mapped file: there at once, and shared with other processes
+    Mapped,
 }
 
 /// What can compute.
@@ -114,6 +128,17 @@ impl EngineArgs {
         match self.device {
             Device::Reference => Precision::Stored,
             Device::Auto | Device::Cpu | Device::Cuda | Device::Emulated => Precision::Bf16,
+        }
+    }
+
+    /// How the engine wants a checkpoint loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            placement: match self.placement {
+                PlacementChoice::HugePages => Placement::HugePages,
+                PlacementChoice::Mapped => Placement::Mapped,
+            },
+            precision: self.precision(),
         }
     }
 
