@@ -4,6 +4,9 @@
 //! Zen 4 and Zen 5 do that twice as fast as f32 products. Intel's processors before Granite Rapids
 //! don't (on Emerald Rapids the instruction issues at a quarter of the rate, for half the speed),
 //! and are served better by `avx512`.
+//!
+//! What the rounding costs, as KL from f32 over that of transformers' own bf16 run, on the fixtures
+//! of `tests/transformers.rs` (which prints it): 0.19 to 0.41, against 0.06 to 0.24 for `avx512`.
 
 use std::arch::x86_64::*;
 
