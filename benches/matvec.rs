@@ -21,7 +21,7 @@ use criterion::{
 use half::bf16;
 use onegrid::engine::cpu::buffer::SharedBuffer;
 use onegrid::engine::cpu::kernels::panel::{PANEL_COLUMNS, Packing, PanelProduct};
-use onegrid::engine::cpu::kernels::simd::Product;
+use onegrid::engine::cpu::kernels::product::Product;
 use onegrid::engine::cpu::kernels::{self, Kernels};
 use onegrid::engine::cpu::team::Team;
 use onegrid::measure::bandwidth::Bandwidth;

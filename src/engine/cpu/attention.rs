@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use super::forward::Token;
 use super::kernels::Kernels;
-use super::kernels::simd::{Product, RowSum};
+use super::kernels::product::Product;
+use super::kernels::row_sum::RowSum;
 use super::kv_cache::{Half, KvCache};
 use super::team::Member;
 use super::workspace::{Scratch, Workspace};

@@ -1,13 +1,17 @@
 //! The arithmetic of the CPU engine, one path for each instruction set.
 //!
-//! - [`simd`]: the kernels, written once over a register of any width
-//! - [`panel`]: products with many columns
+//! - [`simd`]: a vector register of any width, over which the kernels are written once
+//! - [`product`], [`panel`]: products with one or a few columns, and with many
+//! - [`row_sum`], `elementwise`: weighted sums of rows, and what is done number by number
 //! - `portable`: plain Rust, what the other paths are tested against
 //! - `avx2`, `avx512`, `avx512_bf16`, `neon`: the registers of each instruction set
 //!
 //! A path is chosen once, at start, and called through a table of functions.
 
+mod elementwise;
 pub mod panel;
+pub mod product;
+pub mod row_sum;
 pub mod simd;
 
 #[cfg(target_arch = "x86_64")]
@@ -26,7 +30,8 @@ use half::bf16;
 
 use crate::engine::EngineError;
 use panel::{Packing, PanelProduct};
-use simd::{Product, RowSum};
+use product::Product;
+use row_sum::RowSum;
 
 /// The functions of one path.
 ///
@@ -74,15 +79,15 @@ macro_rules! kernel_set {
             // a table that is handed out where the processor has the features.
             $(#[target_feature(enable = $features)])?
             unsafe fn stream(p: &Product<bf16>) {
-                unsafe { simd::stream::<$simd>(p) }
+                unsafe { product::stream::<$simd>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn pair(x: *const f32, out: *mut f32, len: usize) {
-                unsafe { simd::pair::<$simd>(x, out, len) }
+                unsafe { product::pair::<$simd>(x, out, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn cached(p: &Product<bf16>) {
-                unsafe { simd::matmul::<$simd, bf16, false>(p) }
+                unsafe { product::matmul::<$simd, bf16, false>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn pack(p: &Packing) {
@@ -94,31 +99,31 @@ macro_rules! kernel_set {
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn row_sum(p: &RowSum) {
-                unsafe { simd::row_sum::<$simd>(p) }
+                unsafe { row_sum::row_sum::<$simd>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn sum_of_squares(x: *const f32, len: usize) -> f32 {
-                unsafe { simd::sum_of_squares::<$simd>(x, len) }
+                unsafe { elementwise::sum_of_squares::<$simd>(x, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn scale_by(x: *const f32, s: f32, w: *const f32, out: *mut f32, len: usize) {
-                unsafe { simd::scale_by::<$simd>(x, s, w, out, len) }
+                unsafe { elementwise::scale_by::<$simd>(x, s, w, out, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn exp_and_sum(x: *mut f32, len: usize, scale: f32) -> (f32, f32) {
-                unsafe { simd::exp_and_sum::<$simd>(x, len, scale) }
+                unsafe { elementwise::exp_and_sum::<$simd>(x, len, scale) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn silu_mul(gate: *mut f32, up: *const f32, len: usize) {
-                unsafe { simd::silu_mul::<$simd>(gate, up, len) }
+                unsafe { elementwise::silu_mul::<$simd>(gate, up, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn rotate(head: *mut f32, cos: *const f32, sin: *const f32, half: usize) {
-                unsafe { simd::rotate::<$simd>(head, cos, sin, half) }
+                unsafe { elementwise::rotate::<$simd>(head, cos, sin, half) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn narrow(from: *const f32, to: *mut bf16, len: usize) {
-                unsafe { simd::narrow(from, to, len) }
+                unsafe { elementwise::narrow(from, to, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn prefetch(at: *const u8, lines: usize) {
