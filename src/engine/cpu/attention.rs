@@ -21,8 +21,9 @@ pub const SPLIT: usize = 256;
 /// Queries that share one pass over a stretch of keys and values, where there are that many.
 pub const QUERY_COLUMNS: usize = 16;
 
-/// Steps ahead after each task or appended key: 8 KB, about what memory gives meanwhile.
-const STEPS_A_TASK: usize = 8;
+/// Steps ahead after each task or appended key: 20 KB, about what memory gives meanwhile (with 8 KB
+/// a decode step read at 95.2% instead of 95.6% of the bandwidth).
+const STEPS_A_TASK: usize = 20;
 
 /// A piece of attention: some columns of one sequence, one key/value head, some splits.
 #[derive(Clone, Debug)]
