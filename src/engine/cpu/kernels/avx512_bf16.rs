@@ -1,8 +1,9 @@
 //! AVX-512 with BF16: as `avx512`, but products with many columns round their input to bf16 and
 //! multiply pairs of bf16 numbers, summed in f32.
 //!
-//! Zen 4 and Zen 5 do that twice as fast as f32 products. Intel's processors before Granite Rapids
-//! don't (on Emerald Rapids the instruction issues at a quarter of the rate, for half the speed),
+//! Zen 4 and Zen 5 are documented to do that faster than f32 products (not measured here). Emerald
+//! Rapids is slower at it by a factor of 1.7 (`cargo bench --bench matvec`, `panel_product`): Intel's
+//! processors take it only where it is asked for,
 //! and are served better by `avx512`.
 //!
 //! What the rounding costs, as KL from f32 over that of transformers' own bf16 run, on the fixtures

@@ -3,7 +3,7 @@
 //! Every function of a kernel is `inline(always)` and becomes machine code inside the
 //! `#[target_feature]` functions that `kernel_set!` makes for each instruction set; called elsewhere
 //! the intrinsics would not be inlined. For the same reason there are no closures in kernels: a closure is
-//! a function of its own, without the features (the SiLU was ten times slower with one).
+//! a function of its own, without the features.
 
 use half::bf16;
 
