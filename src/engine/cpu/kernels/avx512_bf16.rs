@@ -3,8 +3,7 @@
 //!
 //! Zen 4 and Zen 5 are documented to do that faster than f32 products (not measured here). Emerald
 //! Rapids is slower at it by a factor of 1.7 (`cargo bench --bench matvec`, `panel_product`): Intel's
-//! processors take it only where it is asked for,
-//! and are served better by `avx512`.
+//! processors take it only where it is asked for.
 //!
 //! What the rounding costs, as KL from f32 over that of transformers' own bf16 run, on the fixtures
 //! of `tests/transformers.rs` (which prints it): 0.19 to 0.41, against 0.06 to 0.24 for `avx512`.
