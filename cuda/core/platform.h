@@ -1,0 +1,203 @@
+// What the kernel takes from the machine below it: thread indices, block barriers, warp exchanges,
+// atomics with an order, loads that bypass caches. CUDA on a GPU; on CPU threads the emulator.
+//
+// This is the only folder with inline PTX, and each instruction stands beside the plain C++ that
+// the emulator runs in its place.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__CUDACC__)
+#include <cooperative_groups.h>
+#define ONEGRID_EMULATED 0
+#else
+#include "../emulator/emulator.h"
+#define ONEGRID_EMULATED 1
+#endif
+
+constexpr unsigned WARP = 32;
+
+__device__ __forceinline__ unsigned lane_index() { return threadIdx.x % WARP; }
+__device__ __forceinline__ unsigned warp_index() { return threadIdx.x / WARP; }
+__device__ __forceinline__ unsigned warp_count() { return blockDim.x / WARP; }
+
+// Waits for all threads of the block, and makes what each wrote visible to the others. A macro, so
+// that the emulator knows the place and can leave it out.
+#if ONEGRID_EMULATED
+#define BLOCK_SYNC() emulator::block_barrier(__FILE__, __LINE__)
+#else
+#define BLOCK_SYNC() __syncthreads()
+#endif
+
+// Every thread's dynamic shared memory.
+__device__ __forceinline__ char* shared_memory() {
+#if ONEGRID_EMULATED
+    return static_cast<char*>(emulator::shared_memory());
+#else
+    extern __shared__ __align__(128) char bytes[];
+    return bytes;
+#endif
+}
+
+// ---- Warps. All 32 lanes must call these together. ----
+
+template <class T>
+__device__ __forceinline__ T shuffle_xor(T value, unsigned mask) {
+#if ONEGRID_EMULATED
+    return emulator::exchange(value, lane_index() ^ mask);
+#else
+    return __shfl_xor_sync(0xffffffffu, value, mask);
+#endif
+}
+
+template <class T>
+__device__ __forceinline__ T shuffle(T value, unsigned lane) {
+#if ONEGRID_EMULATED
+    return emulator::exchange(value, lane);
+#else
+    return __shfl_sync(0xffffffffu, value, lane);
+#endif
+}
+
+// The sum over the `WIDTH` lanes around this one (a power of two), in the order of a butterfly:
+// the same bits in every lane.
+template <unsigned WIDTH = WARP>
+__device__ __forceinline__ float lanes_sum(float value) {
+#if ONEGRID_EMULATED
+    // One rendezvous instead of log2(WIDTH).
+    float level[WARP];
+    emulator::gather(value, level);
+    for (unsigned mask = WIDTH / 2; mask > 0; mask /= 2) {
+        float next[WARP];
+        for (unsigned lane = 0; lane < WARP; ++lane) next[lane] = level[lane] + level[lane ^ mask];
+        for (unsigned lane = 0; lane < WARP; ++lane) level[lane] = next[lane];
+    }
+    return level[lane_index()];
+#else
+#pragma unroll
+    for (unsigned mask = WIDTH / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(0xffffffffu, value, mask);
+    return value;
+#endif
+}
+
+__device__ __forceinline__ void warp_sync() {
+#if ONEGRID_EMULATED
+    emulator::warp_barrier();
+#else
+    __syncwarp();
+#endif
+}
+
+// ---- Memory. ----
+
+// 16 bytes of weights or tables: never of anything that this launch writes. Not kept in L1, which
+// they would only pass through.
+__device__ __forceinline__ uint4 load_streamed(const void* address) {
+#if defined(__CUDA_ARCH__)
+    uint4 value;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+        : "l"(address));
+    return value;
+#else
+    return *static_cast<const uint4*>(address);
+#endif
+}
+
+// Asks for the line at `address` to be brought into L2. A hint.
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#else
+    (void)address;
+#endif
+}
+
+// What an atomic access orders. On a GPU all of them act on the whole device.
+enum class Order { Relaxed, AcquireRelease };
+
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* address, Order order = Order::AcquireRelease) {
+#if defined(__CUDA_ARCH__)
+    uint32_t value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    (void)order;
+    return value;
+#else
+    return emulator::load(address, order == Order::Relaxed ? std::memory_order_relaxed : std::memory_order_acquire);
+#endif
+}
+
+__device__ __forceinline__ void add_release(uint32_t* address, uint32_t value, Order order = Order::AcquireRelease) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+    (void)order;
+#else
+    emulator::add(address, value, order == Order::Relaxed ? std::memory_order_relaxed : std::memory_order_acq_rel);
+#endif
+}
+
+__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* address) {
+#if defined(__CUDA_ARCH__)
+    uint32_t value;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+#else
+    return emulator::load(address, std::memory_order_relaxed);
+#endif
+}
+
+__device__ __forceinline__ void store_relaxed(uint32_t* address, uint32_t value) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+#else
+    emulator::store(address, value, std::memory_order_relaxed);
+#endif
+}
+
+__device__ __forceinline__ uint32_t exchange_relaxed(uint32_t* address, uint32_t value) {
+#if defined(__CUDA_ARCH__)
+    return atomicExch(address, value);
+#else
+    return emulator::exchange_word(address, value);
+#endif
+}
+
+// Sums of integers come out the same in any order.
+__device__ __forceinline__ void add_relaxed(uint64_t* address, uint64_t value) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+#else
+    emulator::add(address, value, std::memory_order_relaxed);
+#endif
+}
+
+// Host and device together: words of the mailbox.
+__device__ __forceinline__ uint32_t load_system(const uint32_t* address) {
+#if defined(__CUDA_ARCH__)
+    uint32_t value;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+#else
+    return emulator::load(address, std::memory_order_relaxed);
+#endif
+}
+
+__device__ __forceinline__ void store_system(uint64_t* address, uint64_t value) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+#else
+    emulator::store(address, value, std::memory_order_relaxed);
+#endif
+}
+
+// Nanoseconds of a clock that all blocks share.
+__device__ __forceinline__ uint64_t clock_nanoseconds() {
+#if defined(__CUDA_ARCH__)
+    uint64_t now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+#else
+    return emulator::clock_nanoseconds();
+#endif
+}
