@@ -25,6 +25,15 @@
 #define OG_TENSOR_ALIGNMENT 256
 /* Elements that one warp reads of a row at once: 32 lanes of 16 bytes. */
 #define OG_CHUNK 256
+/* Threads of a block at most. */
+#define OG_MAX_THREADS 512
+/* Bytes of a block's shared memory before the part that phases share by turns (`x`, or attention's). */
+#define OG_SHARED_FIXED 8192
+/* Queries (columns times heads of one KV head) that attention holds in registers at most. */
+#define OG_QUERY_BLOCK 4
+/* Floats of the shared part that attention needs, with W warps, C columns, head_dim D. */
+#define OG_ATTENTION_FLOATS(W, C, D) \
+    ((W) * OG_QUERY_BLOCK * ((D) + 2) + OG_QUERY_BLOCK * (D) + 2 * (C) * (D))
 /* Stretches of past positions that attention of one head is divided into at most. */
 #define OG_MAX_SPLITS 64
 /* Buckets of one pass of the radix selection behind top-k and top-p: 11 bits of a key. */

@@ -8,6 +8,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "../abi.h"
+
 #if defined(__CUDACC__)
 #include <cooperative_groups.h>
 #define ONEGRID_EMULATED 0
@@ -17,6 +19,18 @@
 #endif
 
 constexpr unsigned WARP = 32;
+
+// A kernel, under the name that the host asks for. At least one block of OG_MAX_THREADS threads
+// must fit a multiprocessor.
+#if ONEGRID_EMULATED
+#define KERNEL(name)                              \
+    static void name(const OgArguments arguments); \
+    ONEGRID_REGISTER_KERNEL(name);                \
+    static void name(const OgArguments arguments)
+#else
+#define KERNEL(name) \
+    extern "C" __global__ void __launch_bounds__(OG_MAX_THREADS, 1) name(const __grid_constant__ OgArguments arguments)
+#endif
 
 __device__ __forceinline__ unsigned lane_index() { return threadIdx.x % WARP; }
 __device__ __forceinline__ unsigned warp_index() { return threadIdx.x / WARP; }
