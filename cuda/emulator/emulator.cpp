@@ -79,7 +79,8 @@ struct Launch {
 
 // 32 threads of the operating system, which run a warp of each launch that is large enough.
 struct Crew {
-    uint32_t launches = 0; // a futex
+    uint32_t launches = 0; // that the host told lane 0 of: a futex
+    uint32_t passed_on = 0; // that lane 0 told the others of: a futex
     unsigned index;
     Launch* launch = nullptr;
 };
@@ -88,6 +89,17 @@ struct CrewMember {
     Crew* crew;
     unsigned lane;
 };
+
+// The processors that this process may use.
+std::vector<int> processors() {
+    cpu_set_t set;
+    std::vector<int> found;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return found;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
+    }
+    return found;
+}
 
 thread_local Thread* self = nullptr;
 
@@ -101,6 +113,7 @@ struct Machine {
     uint32_t sleepers = 0; // in yield()
     Sites sites;
     uint64_t jitter_seed = 0;
+    const std::vector<int> cpus = processors();
 };
 
 Machine& machine = *new Machine;
@@ -151,8 +164,22 @@ UNSEEN void meet_at(const Site* site) {
 
 UNSEEN void leave() { __atomic_store_n(&self->left, true, __ATOMIC_RELEASE); }
 
+// Moves this thread to its block's processor. Threads of a block wake each other all the time, and to
+// wake one on another processor takes twice as long.
+void pin(unsigned block) {
+    thread_local int pinned_to = -1;
+    if (machine.cpus.size() < 2) return;
+    const int cpu = machine.cpus[block % machine.cpus.size()];
+    if (cpu == pinned_to) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    if (sched_setaffinity(0, sizeof set, &set) == 0) pinned_to = cpu;
+}
+
 void run(Launch& launch, unsigned thread) {
     self = &launch.threads[thread];
+    pin(self->block_index);
     blockIdx.x = self->block_index;
     threadIdx.x = self->thread_index;
     gridDim.x = launch.blocks_count;
@@ -165,8 +192,13 @@ void run(Launch& launch, unsigned thread) {
 void* work(void* argument) {
     const CrewMember member = *std::unique_ptr<CrewMember>(static_cast<CrewMember*>(argument));
     Crew& crew = *member.crew;
+    const uint32_t& go = member.lane == 0 ? crew.launches : crew.passed_on;
     for (uint32_t done = 0;; ++done) {
-        while (__atomic_load_n(&crew.launches, __ATOMIC_ACQUIRE) == done) futex_wait(&crew.launches, done);
+        while (__atomic_load_n(&go, __ATOMIC_ACQUIRE) == done) futex_wait(&go, done);
+        if (member.lane == 0) {
+            __atomic_store_n(&crew.passed_on, done + 1, __ATOMIC_RELEASE);
+            futex_wake_all(&crew.passed_on);
+        }
         run(*crew.launch, crew.index * LANES + member.lane);
         if (__atomic_sub_fetch(&machine.running, 1, __ATOMIC_ACQ_REL) == 0) {
             __atomic_add_fetch(&machine.launches_ended, 1, __ATOMIC_RELEASE);
@@ -366,7 +398,11 @@ uint64_t clock_nanoseconds() {
     return static_cast<uint64_t>(now.tv_sec) * 1000000000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
-Registration::Registration(const char* name, Kernel kernel) { kernels()[name] = kernel; }
+Registration::Registration(const char* name, Kernel kernel) {
+    if (kernels().emplace(name, kernel).second) return;
+    fprintf(stderr, "onegrid emulator: two kernels are called %s\n", name);
+    abort();
+}
 
 } // namespace emulator
 
