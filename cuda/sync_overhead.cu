@@ -20,7 +20,7 @@ __device__ __forceinline__ uint32_t read_share(const Block& block, const uint4* 
     return sum;
 }
 
-// Where a measuring kernel leaves its word: the block's own, in place of its arrival.
+// Makes a word count: stored if it has one value in four billion.
 __device__ __forceinline__ void keep(const Block& block, uint32_t word) {
     if (word == 0x9e3779b9u) block.state<uint32_t>(block.at.residual)[block.index] = word;
 }
