@@ -21,9 +21,9 @@ use report::{Comparison, Floor, Run};
 
 use super::bandwidth::team::ReadTeam;
 use super::bandwidth::{Bandwidth, BandwidthError};
-use super::environment::peak_rss;
 use super::statistics::{Ratio, Summary, below, hash};
 use crate::engine::{DecodeRequest, Engine, EngineError};
+use crate::memory;
 use crate::model::{ModelConfig, TokenId, Weights};
 use crate::sampling::SamplingParams;
 
@@ -175,7 +175,7 @@ pub fn bench(
         });
     }
     // Before the reference engine takes memory of its own.
-    let peak_rss_bytes = peak_rss();
+    let peak_rss_bytes = memory::peak_rss();
     let mut runs = Vec::new();
     for (subject, samples) in subjects.iter_mut().zip(&samples) {
         progress(Progress::Check(subject.name()));
