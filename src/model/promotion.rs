@@ -264,7 +264,10 @@ mod tests {
     use super::*;
 
     /// A mapped file of `len` bytes, no page like another, of which `used` are to be moved.
-    fn file(len: usize, used: Vec<Range<usize>>) -> (tempfile::NamedTempFile, Arc<Storage>) {
+    fn file(
+        len: usize,
+        used: impl IntoIterator<Item = Range<usize>>,
+    ) -> (tempfile::NamedTempFile, Arc<Storage>) {
         let byte = |index: usize| (index.wrapping_mul(0x9e37_79b9) >> 16) as u8;
         let bytes: Vec<u8> = (0..len).map(byte).collect();
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -313,7 +316,7 @@ mod tests {
             (2, (41 << 20) + 12_345),
             (3, 16 << 20),
         ] {
-            let (file, storage) = file(len, vec![0..len]);
+            let (file, storage) = file(len, std::iter::once(0..len));
             let expected = std::fs::read(file.path()).unwrap();
             let at = storage.bytes().as_ptr();
             let mut promoter = promoter(&storage);
@@ -340,7 +343,7 @@ mod tests {
     #[test]
     fn what_nobody_uses_stays_in_the_file() {
         let page = HUGE_PAGE;
-        let (file, storage) = file(20 * page, vec![page..page + 1, 7 * page..9 * page]);
+        let (file, storage) = file(20 * page, [page..page + 1, 7 * page..9 * page]);
         let expected = std::fs::read(file.path()).unwrap();
         let mut promoter = promoter(&storage);
         while promoter.advance(|copy| on_threads(2, copy)) {}
@@ -352,7 +355,7 @@ mod tests {
     #[test]
     fn a_file_may_be_read_while_it_moves() {
         let len = 64 << 20;
-        let (file, storage) = file(len, vec![0..len]);
+        let (file, storage) = file(len, std::iter::once(0..len));
         let expected = std::fs::read(file.path()).unwrap();
         let mut promoter = promoter(&storage);
         std::thread::scope(|scope| {
@@ -366,7 +369,7 @@ mod tests {
     #[test]
     fn two_owners_move_each_page_once() {
         let len = 64 << 20;
-        let (file, storage) = file(len, vec![0..len]);
+        let (file, storage) = file(len, std::iter::once(0..len));
         let expected = std::fs::read(file.path()).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..2 {
