@@ -63,10 +63,12 @@ pub struct EngineArgs {
 /// Where a checkpoint's weights lie in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PlacementChoice {
-    /// Read once into huge pages: decodes faster (by a fifth where it was measured)
+    /// Mapped at first, and moved into huge pages while the first tokens are decoded
     #[default]
+    Auto,
+    /// Read into huge pages before anything else: decodes at full speed from the first token on
     HugePages,
-    /// Left in the mapped file: there at once, and shared with other processes
+    /// Left in the mapped file: shared with other processes, and slower to decode
     Mapped,
 }
 
@@ -135,6 +137,7 @@ impl EngineArgs {
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             placement: match self.placement {
+                PlacementChoice::Auto => Placement::Auto,
                 PlacementChoice::HugePages => Placement::HugePages,
                 PlacementChoice::Mapped => Placement::Mapped,
             },

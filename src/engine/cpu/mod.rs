@@ -19,6 +19,7 @@ pub mod workspace;
 
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
 
 use attention::{Attention, AttentionPlan};
 use forward::{Forward, NotFinite, STREAMED_COLUMNS, Token};
@@ -30,6 +31,7 @@ use workspace::Workspace;
 use super::decode_loop::{self, Column, Step};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
+use crate::model::promotion::Promoter;
 use crate::model::{ModelConfig, TokenId, Weights};
 
 /// Prompt tokens that go through the layers together. More would reuse each row of weights more
@@ -62,6 +64,10 @@ pub struct CpuEngine {
     tokens: Vec<Token>,
     plan: AttentionPlan,
     not_finite: NotFinite,
+    /// Moves the weights into huge pages; `None` once they are there, or are to stay.
+    promoter: Option<Promoter>,
+    /// How long the last decode step took.
+    step_time: Duration,
 }
 
 impl CpuEngine {
@@ -89,6 +95,8 @@ impl CpuEngine {
             tokens: Vec::with_capacity(columns),
             plan: AttentionPlan::new(config, columns, sequences, context),
             not_finite: NotFinite::default(),
+            promoter: Promoter::new(&weights, team.threads()),
+            step_time: Duration::ZERO,
             team,
             weights,
         })
@@ -142,6 +150,24 @@ impl CpuEngine {
         Ok(())
     }
 
+    /// Moves weights into huge pages for about as long as the last decode step took, where there are
+    /// any to move.
+    ///
+    /// Moving takes the same time whenever it is done, and what is moved decodes faster at once: so
+    /// as much as possible, but no token may take much more than twice as long as without. The
+    /// first token doesn't wait at all: prefill is bound by arithmetic, and gains nothing.
+    fn promote(&mut self) {
+        let started = Instant::now();
+        while let Some(promoter) = &mut self.promoter
+            && started.elapsed() < self.step_time
+        {
+            let team = &mut self.team;
+            if !promoter.advance(|copy| team.run(&|_| copy())) {
+                self.promoter = None;
+            }
+        }
+    }
+
     /// Whether all norms since the last call read finite values.
     fn check_finite(&self) -> Result<(), EngineError> {
         match self.not_finite.take() {
@@ -181,6 +207,8 @@ fn place_before(norm: usize) -> String {
 
 impl Step for CpuEngine {
     fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
+        self.promote();
+        let started = Instant::now();
         self.tokens.clear();
         for &Column { sequence, token } in columns {
             let position = self.sequences.cached(sequence).len();
@@ -190,7 +218,9 @@ impl Step for CpuEngine {
                 token,
             });
         }
-        self.pass(0..columns.len())
+        self.pass(0..columns.len())?;
+        self.step_time = started.elapsed();
+        Ok(())
     }
 
     fn sequences(&self) -> &Sequences {
