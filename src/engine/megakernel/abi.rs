@@ -8,7 +8,7 @@ pub const OG_ROW_ALIGNMENT: u32 = 8;
 pub const OG_TENSOR_ALIGNMENT: u32 = 256;
 pub const OG_CHUNK: u32 = 256;
 pub const OG_MAX_THREADS: u32 = 512;
-pub const OG_SHARED_FIXED: u32 = 8192;
+pub const OG_SHARED_FIXED: u32 = 9216;
 pub const OG_QUERY_BLOCK: u32 = 4;
 pub const OG_MAX_SPLITS: u32 = 64;
 pub const OG_BUCKETS: u32 = 2048;
@@ -32,6 +32,7 @@ pub const OG_SELECT_MIN_P: OgSelect = 4;
 pub type OgBarrierKind = u32;
 pub const OG_BARRIER_COOPERATIVE: OgBarrierKind = 0;
 pub const OG_BARRIER_EPOCH: OgBarrierKind = 1;
+pub const OG_BARRIER_NONE: OgBarrierKind = 2;
 
 pub type OgPhase = u32;
 pub const OG_PHASE_EMBED: OgPhase = 0;

@@ -10,9 +10,9 @@ use std::ops::ControlFlow;
 use bytemuck::bytes_of;
 
 use super::abi::{
-    OG_ALL_FINITE, OG_MAX_STOP_TOKENS, OG_MODE_DECODE, OG_SELECT_MIN_P, OG_SELECT_TOP_K,
-    OG_SELECT_TOP_P, OG_STATUS_NOT_FINITE, OG_STOP_NONE, OgArguments, OgControl, OgRequest,
-    OgSelect,
+    OG_ALL_FINITE, OG_BARRIER_NONE, OG_MAX_STOP_TOKENS, OG_MODE_DECODE, OG_SELECT_MIN_P,
+    OG_SELECT_TOP_K, OG_SELECT_TOP_P, OG_STATUS_NOT_FINITE, OG_STOP_NONE, OgArguments, OgControl,
+    OgRequest, OgSelect,
 };
 use super::device::{Device, Launch};
 use super::error::DeviceError;
@@ -217,6 +217,10 @@ impl<D: Device> MegakernelEngine<D> {
             select: control.request[..columns]
                 .iter()
                 .fold(0, |bits, r| bits | filters(r)),
+            barrier: match is_separate {
+                true => OG_BARRIER_NONE,
+                false => self.options.barrier.kind(),
+            },
             ..self.arguments(&pass, OG_MODE_DECODE)
         };
         let mut is_first = true;

@@ -179,7 +179,6 @@ mod tests {
         };
         assert_eq!(mailbox.entry(1), Some(expected));
         mailbox.stop(0b101);
-        drop(mailbox);
         assert_eq!(memory[0] as u32, 0b101);
         assert_eq!(memory.len() * 8, size_of::<OgMailbox>() + 2 * 8);
     }

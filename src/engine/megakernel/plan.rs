@@ -3,7 +3,7 @@
 
 use super::abi::{
     OG_CHUNK, OG_GROUP_ROWS, OG_MAX_THREADS, OG_QUERY_BLOCK, OG_SEGMENT_SUMS, OG_SELECT_PASSES,
-    OG_SHARED_FIXED, OG_SHARED_WORK_MIN, OgArguments,
+    OG_SELECT_TOP_K, OG_SELECT_TOP_P, OG_SHARED_FIXED, OG_SHARED_WORK_MIN, OgArguments,
 };
 use super::device::{Device, Launch, Limits};
 use super::error::DeviceError;
@@ -403,11 +403,11 @@ pub fn step(pass: &Pass, config: &ModelConfig, arguments: &OgArguments) -> Vec<L
 }
 
 /// The separate kernels that sample: each block scores its part of the vocabulary; where some
-/// request has filters, each pass of the selection is a launch whose `layer` counts them, and what
-/// survives is scored again; one block chooses, tells the host, and prepares the next step.
+/// request has filters, each pass of their selection is a launch whose `layer` numbers it, and what
+/// survives is drawn from; one block chooses, tells the host, and prepares the next step.
 pub fn sample(pass: &Pass, arguments: &OgArguments) -> Vec<Launch> {
     let launch = |kernel: &str, blocks: u32, layer: u32| Launch {
-        kernel: format!("{kernel}_c{}", pass.columns),
+        kernel: kernel.to_owned(),
         blocks,
         threads: pass.threads,
         shared_bytes: pass.shared.bytes,
@@ -418,9 +418,13 @@ pub fn sample(pass: &Pass, arguments: &OgArguments) -> Vec<Launch> {
         },
     };
     let mut launches = vec![launch("step_score", pass.blocks, 0)];
+    for (filter, bit) in (0..).zip([OG_SELECT_TOP_K, OG_SELECT_TOP_P]) {
+        if arguments.select & bit != 0 {
+            let passes = filter * OG_SELECT_PASSES..(filter + 1) * OG_SELECT_PASSES;
+            launches.extend(passes.map(|layer| launch("step_count", pass.blocks, layer)));
+        }
+    }
     if arguments.select != 0 {
-        let passes = 0..2 * OG_SELECT_PASSES;
-        launches.extend(passes.map(|index| launch("step_select", pass.blocks, index)));
         launches.push(launch("step_draw", pass.blocks, 0));
     }
     launches.push(launch("step_sample", 1, 0));
@@ -431,6 +435,7 @@ pub fn sample(pass: &Pass, arguments: &OgArguments) -> Vec<Launch> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::abi::OG_SELECT_MIN_P;
     use super::*;
     use crate::model::shapes;
 
@@ -459,11 +464,11 @@ mod tests {
         let one = shape(&config, 1).fit(SM_86).unwrap();
         assert_eq!(one.tile, 3072);
         // Attention of 16 warps needs more than 3,072 floats.
-        assert_eq!(one.bytes, 8192 + 4 * (16 * 4 * 130 + 4 * 128 + 128));
+        assert_eq!(one.bytes, 9216 + 4 * (16 * 4 * 130 + 4 * 128 + 128));
         let eight = shape(&config, 8).fit(SM_86).unwrap();
-        assert_eq!((eight.tile, eight.bytes), (2816, 8192 + 4 * 8 * 2816));
+        assert_eq!((eight.tile, eight.bytes), (2816, 9216 + 4 * 8 * 2816));
         let eight = shape(&config, 8).fit(SM_90).unwrap();
-        assert_eq!((eight.tile, eight.bytes), (3072, 8192 + 4 * 8 * 3072));
+        assert_eq!((eight.tile, eight.bytes), (3072, 9216 + 4 * 8 * 3072));
     }
 
     #[test]
@@ -476,7 +481,7 @@ mod tests {
         let shared = fused.fit(SM_90).unwrap();
         // Two heads of 128 share a KV head.
         assert_eq!(shared.attended_at, 8 * 3072);
-        assert_eq!(shared.bytes, 8192 + 4 * 8 * (3072 + 256));
+        assert_eq!(shared.bytes, 9216 + 4 * 8 * (3072 + 256));
     }
 
     #[test]
@@ -610,7 +615,7 @@ mod tests {
             "step_qkv_c2",
         ];
         assert_eq!(names[3..7], layer);
-        let last = ["step_head_c2", "step_score_c2", "step_sample_c2"];
+        let last = ["step_head_c2", "step_score", "step_sample"];
         assert_eq!(names[names.len() - 3..], last);
         let layers: Vec<_> = launches
             .iter()
@@ -624,30 +629,27 @@ mod tests {
 
     #[test]
     fn a_selection_is_launched_where_it_is_wanted() {
-        let arguments = OgArguments {
-            select: 1,
-            ..OgArguments::default()
+        let names = |select| {
+            let arguments = OgArguments {
+                select,
+                ..OgArguments::default()
+            };
+            let launches = sample(&pass(1), &arguments);
+            let (last, others) = launches.split_last().unwrap();
+            assert_eq!((&last.kernel[..], last.blocks), ("step_sample", 1));
+            assert!(others.iter().all(|launch| launch.blocks == 264));
+            let name = |launch: &Launch| match &launch.kernel[..] {
+                "step_count" => launch.arguments.layer.to_string(),
+                kernel => kernel.trim_start_matches("step_").to_owned(),
+            };
+            others.iter().map(name).collect::<Vec<_>>().join(" ")
         };
-        let launches = sample(&pass(1), &arguments);
-        let of = |kernel: &str| {
-            launches
-                .iter()
-                .filter(|l| l.kernel == kernel)
-                .collect::<Vec<_>>()
-        };
-        let passes: Vec<_> = of("step_select_c1")
-            .iter()
-            .map(|l| l.arguments.layer)
-            .collect();
-        assert_eq!(passes, [0, 1, 2, 3, 4, 5]);
-        assert_eq!(launches[0].kernel, "step_score_c1");
-        assert_eq!(launches[7].kernel, "step_draw_c1");
-        assert_eq!(
-            (&launches[8].kernel[..], launches[8].blocks),
-            ("step_sample_c1", 1)
-        );
-        assert_eq!(launches.len(), 9);
-        assert!(launches[..8].iter().all(|launch| launch.blocks == 264));
+        assert_eq!(names(0), "score");
+        assert_eq!(names(OG_SELECT_MIN_P), "score draw");
+        assert_eq!(names(OG_SELECT_TOP_K), "score 0 1 2 draw");
+        assert_eq!(names(OG_SELECT_TOP_P), "score 3 4 5 draw");
+        let all = OG_SELECT_TOP_K | OG_SELECT_TOP_P;
+        assert_eq!(names(all), "score 0 1 2 3 4 5 draw");
     }
 
     #[test]
