@@ -28,12 +28,19 @@
 /* Threads of a block at most. */
 #define OG_MAX_THREADS 512
 /* Bytes of a block's shared memory before the part that phases share by turns (`x`, or attention's). */
-#define OG_SHARED_FIXED 8192
+#define OG_SHARED_FIXED 9216
 /* Queries (columns times heads of one KV head) that attention holds in registers at most. */
 #define OG_QUERY_BLOCK 4
 /* Floats of the shared part that attention needs, with W warps, C columns, head_dim D. */
 #define OG_ATTENTION_FLOATS(W, C, D) \
-    ((W) * OG_QUERY_BLOCK * ((D) + 2) + OG_QUERY_BLOCK * (D) + 2 * (C) * (D))
+    ((W) * OG_QUERY_BLOCK * ((D) + 2) + OG_QUERY_BLOCK * (D) + (C) * (D))
+/* Bytes of the shared part at the least: one histogram of the selection. */
+#define OG_SHARED_WORK_MIN (OG_BUCKETS * 8)
+/* Floats of the fixed part that hold the sums of a product whose rows several warps share: groups of a
+ * block * segments * OG_GROUP_ROWS * columns must not exceed it, or segments must be 1. */
+#define OG_SEGMENT_SUMS 1024
+/* Rows that a warp multiplies together. */
+#define OG_GROUP_ROWS 2
 /* Stretches of past positions that attention of one head is divided into at most. */
 #define OG_MAX_SPLITS 64
 /* Buckets of one pass of the radix selection behind top-k and top-p: 11 bits of a key. */
@@ -53,12 +60,21 @@ enum OgMode {
     OG_MODE_DECODE = 1
 };
 
+/* Which filters some request has: bits of `OgArguments.select`. */
+enum OgSelect {
+    OG_SELECT_TOP_K = 1,
+    OG_SELECT_TOP_P = 2,
+    OG_SELECT_MIN_P = 4
+};
+
 /* How blocks wait for each other. */
 enum OgBarrierKind {
     /* cooperative groups' grid.sync() */
     OG_BARRIER_COOPERATIVE = 0,
     /* monotonic epochs with release and acquire, and a watchdog */
-    OG_BARRIER_EPOCH = 1
+    OG_BARRIER_EPOCH = 1,
+    /* not at all: each phase is a kernel of its own */
+    OG_BARRIER_NONE = 2
 };
 
 /* The parts of a step, for the watchdog's report and the tables. In the order they run. */
@@ -143,10 +159,10 @@ typedef struct OgState {
     uint64_t split_softmax; /* ...[2] f32: maximum (base 2) and sum of the weights */
     uint64_t head_outputs;  /* [kv_heads][columns][hidden] f32: O projection by head (fused phases) */
     uint64_t activated;     /* [columns][intermediate] f32: SiLU(gate) * up */
-    uint64_t partial_rows;  /* [rows of the widest product][columns] f32: sums so far, where x takes several tiles */
+    uint64_t partial_rows;  /* [rows of the largest matrix][columns] f32: sums so far, where x takes several tiles */
     uint64_t logits;        /* [logits_rows][vocab] f32 */
     uint64_t seen;          /* [columns][ceil(vocab / 32)] u32: tokens that the repetition penalty applies to */
-    uint64_t candidates;    /* [blocks][columns] OgCandidate */
+    uint64_t candidates;    /* [2: before and after the selection][blocks][columns] OgCandidate */
     uint64_t histograms;    /* [2: top-k, top-p][OG_SELECT_PASSES][columns][OG_BUCKETS] u64 */
     uint64_t keys;          /* [layers][sequences][kv_heads][context][head_dim] bf16 */
     uint64_t values;        /* the same */
@@ -185,14 +201,14 @@ typedef struct OgRequest {
 
 /* What to do, and how far it is. The host writes it before a launch, and block 0 at its end. */
 typedef struct OgControl {
-    uint32_t columns;  /* OG_MODE_COLUMNS: how many */
+    uint32_t columns;  /* of the next pass */
     uint32_t requests; /* OG_MODE_DECODE: how many */
     uint32_t steps;    /* passes made by this launch */
     uint32_t tokens;   /* tokens in the ring */
     uint32_t stop_mask;     /* what block 0 last read of the mailbox's */
-    uint32_t not_finite;    /* norm that met it first (one block computes the norm for all) */
-    uint32_t has_scores;    /* the head of a separate kernel left candidates */
-    uint32_t padding;
+    uint32_t not_finite;        /* the norm that met a value that is not finite, or OG_ALL_FINITE */
+    uint32_t not_finite_column; /* in which column */
+    uint32_t ended;             /* every request ended */
     OgColumn column[OG_MAX_COLUMNS];
     OgRequest request[OG_MAX_COLUMNS];
 } OgControl;
@@ -250,8 +266,18 @@ typedef struct OgArguments {
     uint32_t max_steps;    /* OG_MODE_DECODE: passes after which the launch ends */
     uint32_t ring_capacity;
     uint32_t tile;         /* floats of x in shared memory, a column: a multiple of OG_CHUNK */
+    uint32_t attention_blocks; /* of the kernel that runs attention: all phases must agree on the splits */
+    uint32_t score_blocks;     /* of the kernel that scores the vocabulary */
+    /* Fused phases: floats of the shared part before what a KV head attended to, [columns][heads of a KV head *
+     * head_dim] f32. It lies behind x and attention's part; `tile` is no shorter than one of its columns. */
+    uint32_t attended_at;
     uint32_t split_length; /* past positions below which attention is not split further */
-    uint32_t select;       /* whether some request has top-k or top-p */
+    uint32_t select;       /* OgSelect bits */
+    /* Warps that share the columns of a row, by product; at least 1. */
+    uint32_t qkv_segments;
+    uint32_t output_segments;
+    uint32_t gate_up_segments;
+    uint32_t down_segments;
     uint32_t prefetch;     /* bytes of the next phase's weights that a block fetches into L2 while it waits */
     uint32_t watchdog_ms;  /* 0: wait for ever */
     uint32_t layer;        /* the layer of a separate kernel */

@@ -20,6 +20,13 @@
 
 constexpr unsigned WARP = 32;
 
+// A phase is a function of its own: its registers are allocated for it alone, and kernels share it.
+#if ONEGRID_EMULATED
+#define PHASE __attribute__((noinline)) inline
+#else
+#define PHASE static __device__ __forceinline__
+#endif
+
 // A kernel, under the name that the host asks for. At least one block of OG_MAX_THREADS threads
 // must fit a multiprocessor.
 #if ONEGRID_EMULATED
@@ -33,8 +40,14 @@ constexpr unsigned WARP = 32;
 #endif
 
 __device__ __forceinline__ unsigned lane_index() { return threadIdx.x % WARP; }
-__device__ __forceinline__ unsigned warp_index() { return threadIdx.x / WARP; }
-__device__ __forceinline__ unsigned warp_count() { return blockDim.x / WARP; }
+
+// The same value, of which the compiler knows nothing.
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
 
 // Waits for all threads of the block, and makes what each wrote visible to the others. A macro, so
 // that the emulator knows the place and can leave it out.
@@ -181,6 +194,15 @@ __device__ __forceinline__ uint32_t exchange_relaxed(uint32_t* address, uint32_t
 __device__ __forceinline__ void add_relaxed(uint64_t* address, uint64_t value) {
 #if defined(__CUDA_ARCH__)
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+#else
+    emulator::add(address, value, std::memory_order_relaxed);
+#endif
+}
+
+// The same within a block's shared memory.
+__device__ __forceinline__ void add_shared(uint64_t* address, uint64_t value) {
+#if defined(__CUDA_ARCH__)
+    atomicAdd(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
 #else
     emulator::add(address, value, std::memory_order_relaxed);
 #endif
