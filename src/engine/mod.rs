@@ -2,13 +2,16 @@
 //!
 //! - [`mod@reference`]: the plain forward pass, f32 with f64 sums; the oracle
 //! - [`cpu`]: a persistent team of threads that reads the weights at the speed of memory
+//! - [`megakernel`], [`cuda`]: the host of `cuda/megakernel.cu`
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
 //! - [`sequences`]: which tokens are cached for each sequence
 //!
 //! A caller can't tell the engines apart but by their speed.
 
 pub mod cpu;
+pub mod cuda;
 pub mod decode_loop;
+pub mod megakernel;
 pub mod reference;
 pub mod sequences;
 
