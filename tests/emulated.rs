@@ -1,6 +1,5 @@
 //! The CUDA kernels in the emulator against the reference and the CPU engine, on random weights of
 //! odd shapes: every variant, stage, barrier and number of columns.
-#![cfg(onegrid_emulator)]
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;

@@ -40,7 +40,6 @@ const SHARED_BYTES: u32 = 232_448;
 const PIECE_BYTES: usize = 1 << 26;
 
 /// What the emulator's C interface offers (`cuda/emulator/launch.h`).
-#[cfg(onegrid_emulator)]
 mod ffi {
     use super::{OgArguments, c_char};
 
@@ -56,31 +55,7 @@ mod ffi {
     }
 }
 
-/// Stands in for the emulator where the program was built without it.
-#[cfg(not(onegrid_emulator))]
-#[allow(
-    clippy::missing_safety_doc,
-    reason = "never called: there are no kernels"
-)]
-mod ffi {
-    use super::{OgArguments, c_char};
-
-    pub unsafe fn onegrid_emulator_launch(
-        _: *const c_char,
-        _: u32,
-        _: u32,
-        _: u32,
-        _: *const OgArguments,
-    ) -> i32 {
-        1
-    }
-
-    pub unsafe fn onegrid_emulator_kernel(_: u32) -> *const c_char {
-        std::ptr::null()
-    }
-}
-
-/// The names of all emulated kernels; none where the program was built without the emulator.
+/// The names of all emulated kernels.
 pub fn kernels() -> Vec<String> {
     let name = |index| {
         // SAFETY: any index may be asked for; the result is null or a string that lives for ever.
@@ -164,7 +139,7 @@ impl EmulatedDevice {
     /// A device whose grids have `blocks` blocks of `threads` threads unless asked otherwise.
     ///
     /// # Errors
-    /// If the program was built without the emulator, or there is no thread.
+    /// If there is no thread.
     ///
     /// # Panics
     /// If `threads` are no whole warps.
@@ -172,10 +147,6 @@ impl EmulatedDevice {
         assert!(
             blocks > 0 && threads.is_multiple_of(WARP) && (1..=OG_MAX_THREADS).contains(&threads)
         );
-        let kernels = kernels();
-        if kernels.is_empty() {
-            return Err(DeviceError::NoEmulator);
-        }
         let done = Arc::new(Done::default());
         let (jobs, queue) = channel();
         let runner = std::thread::Builder::new().name("emulator".into()).spawn({
@@ -195,7 +166,7 @@ impl EmulatedDevice {
                 shared_bytes: SHARED_BYTES,
                 l2_bytes: 0,
             },
-            kernels,
+            kernels: kernels(),
             weights: None,
             state: None,
             mailbox_memory: None,
@@ -406,18 +377,5 @@ impl Device for EmulatedDevice {
     /// The processors belong to the kernel's threads.
     fn relax(&self) {
         std::thread::sleep(Duration::from_micros(50));
-    }
-}
-
-#[cfg(all(test, not(onegrid_emulator)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_without_the_emulator_says_so() {
-        let error = EmulatedDevice::new(BLOCKS, THREADS)
-            .err()
-            .expect("no emulator");
-        assert_eq!(error, DeviceError::NoEmulator);
     }
 }

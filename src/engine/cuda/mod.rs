@@ -1,11 +1,13 @@
 //! The megakernel on a GPU, by way of the CUDA driver, which is loaded when it is asked for: the
 //! same program runs with and without one.
 //!
+//! - [`device_code`]: the kernels that this program holds
 //! - [`driver`]: the driver, its cards, its errors
 //! - `memory`: memory of the card, and of the host where the card reaches it
 //! - `stream`: launches, copies, graphs, modules
 //! - here: the [`Device`] made of these
 
+pub mod device_code;
 pub mod driver;
 mod memory;
 mod stream;
@@ -14,7 +16,7 @@ use std::rc::Rc;
 
 use super::megakernel::device::{Addresses, Device, Launch, Limits, WeightSink};
 use super::megakernel::mailbox::Mailbox;
-use super::megakernel::{DeviceError, MegakernelEngine, device_code};
+use super::megakernel::{DeviceError, MegakernelEngine};
 use driver::{Card, Context};
 use memory::{DeviceMemory, PinnedMemory};
 use stream::{Event, Kernels, Stream};
@@ -39,8 +41,11 @@ const SOURCES: [&str; 2] = ["megakernel", "step_kernels"];
 /// What is missing.
 pub fn check_usable() -> Result<Card, DeviceError> {
     let card = driver::first_card()?;
-    if let Err(why) = device_code::compiler() {
-        return Err(DeviceError::NoKernels { why });
+    if let Err(why) = device_code::compiled_by() {
+        let what_to_do = device_code::HOW_TO_GET_NVCC;
+        return Err(DeviceError::NoKernels {
+            why: format!("this onegrid holds no kernels for GPUs: {why}. {what_to_do}"),
+        });
     }
     let (major, minor) = card.capability;
     if device_code::images_for(SOURCES[0], major, minor).is_empty() {

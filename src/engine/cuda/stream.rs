@@ -8,11 +8,11 @@ use std::rc::Rc;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult};
 
+use super::device_code;
 use super::driver::{Context, word};
 use crate::engine::megakernel::DeviceError;
 use crate::engine::megakernel::abi::OgArguments;
 use crate::engine::megakernel::device::Launch;
-use crate::engine::megakernel::device_code;
 
 /// What a kernel takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,9 +43,6 @@ struct Function {
 impl Kernels {
     /// Loads those of `sources` that were compiled for the card.
     pub(super) fn load(context: &Rc<Context>, sources: &[&str]) -> Result<Self, DeviceError> {
-        if let Err(why) = device_code::compiler() {
-            return Err(DeviceError::NoKernels { why });
-        }
         let mut kernels = Self {
             context: Rc::clone(context),
             modules: Vec::new(),

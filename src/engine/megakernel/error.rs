@@ -33,12 +33,6 @@ pub enum DeviceError {
         /// What was missing, and what to do about it.
         why: String,
     },
-    /// A program that was built without the emulator.
-    #[error(
-        "this program was built without the emulator, which takes a C++20 compiler; build onegrid \
-         again where there is one"
-    )]
-    NoEmulator,
     /// A GPU that the kernels were not compiled for.
     #[error(
         "{device} has compute capability {capability}, which the kernels in this program were not \

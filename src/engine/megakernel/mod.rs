@@ -2,7 +2,6 @@
 //! is a [`Device`]'s matter; everything else is here.
 //!
 //! - [`abi`]: the structs that host and kernels share
-//! - [`device_code`]: the kernels compiled for GPUs
 //! - [`device`]: what is needed of a machine
 //! - [`layout`]: where weights and state lie in its memory
 //! - [`upload`]: the weights, written as the kernels read them
@@ -14,7 +13,6 @@
 pub mod abi;
 mod decode;
 pub mod device;
-pub mod device_code;
 mod error;
 pub mod layout;
 pub mod mailbox;
@@ -165,7 +163,6 @@ impl<D: Device> MegakernelEngine<D> {
             output_segments: pass.segments.output,
             gate_up_segments: pass.segments.gate_up,
             down_segments: pass.segments.down,
-            preload: options.preload.into(),
             split_length: options.split_length,
             select: 0,
             prefetch: options.prefetch,
@@ -173,6 +170,7 @@ impl<D: Device> MegakernelEngine<D> {
             layer: 0,
             stall_block,
             stall_epoch,
+            padding: 0,
         }
     }
 

@@ -131,8 +131,6 @@ pub struct MegakernelOptions {
     pub columns: usize,
     /// Past positions below which attention is not split further.
     pub split_length: u32,
-    /// Whether a warp loads its first weights of a phase before it waits for the phase before.
-    pub preload: bool,
     /// Bytes of the next phase's weights that a block fetches into L2 while it waits.
     pub prefetch: u32,
     /// How long a block may wait at an epoch barrier; zero is for ever.
@@ -156,7 +154,6 @@ impl MegakernelOptions {
             threads: None,
             columns: MAX_COLUMNS,
             split_length: 64,
-            preload: true,
             prefetch: 0,
             watchdog: Duration::from_secs(10),
             ring_capacity: 4096,

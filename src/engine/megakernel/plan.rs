@@ -2,8 +2,8 @@
 //! that make a step.
 
 use super::abi::{
-    OG_CHUNK, OG_GROUP_ROWS, OG_MAX_THREADS, OG_QUERY_BLOCK, OG_SEGMENT_SUMS, OG_SELECT_PASSES,
-    OG_SELECT_TOP_K, OG_SELECT_TOP_P, OG_SHARED_FIXED, OG_SHARED_WORK_MIN, OgArguments,
+    OG_BUCKETS, OG_CHUNK, OG_GROUP_ROWS, OG_MAX_THREADS, OG_QUERY_BLOCK, OG_SEGMENT_SUMS,
+    OG_SELECT_PASSES, OG_SELECT_TOP_K, OG_SELECT_TOP_P, OG_SHARED_FIXED, OgArguments,
 };
 use super::device::{Device, Launch, Limits};
 use super::error::DeviceError;
@@ -70,12 +70,13 @@ struct Shape<'a> {
 }
 
 impl Shape<'_> {
-    /// Floats beside x: attention's (`OG_ATTENTION_FLOATS`), or a histogram, which take x's place.
+    /// Floats of what takes x's place by turns: attention's (`OG_ATTENTION_FLOATS`), or a histogram
+    /// of 64-bit counts (`OG_SHARED_WORK_MIN`).
     fn floats_instead(&self) -> u64 {
         let [warps, queries] = [self.threads / WARP, OG_QUERY_BLOCK].map(u64::from);
         let [columns, head_dim] = [self.columns, self.config.head_dim].map(|n| n as u64);
         let attention = warps * queries * (head_dim + 2) + queries * head_dim + columns * head_dim;
-        attention.max(u64::from(OG_SHARED_WORK_MIN) / 4)
+        attention.max(u64::from(OG_BUCKETS) * 2)
     }
 
     /// Floats of one column of what a KV head attended to, where that lies behind x.
