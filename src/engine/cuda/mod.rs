@@ -14,6 +14,7 @@ mod stream;
 
 use std::rc::Rc;
 
+use super::megakernel::abi::OG_MAX_THREADS;
 use super::megakernel::device::{Addresses, Device, Launch, Limits, WeightSink};
 use super::megakernel::mailbox::Mailbox;
 use super::megakernel::{DeviceError, MegakernelEngine};
@@ -25,9 +26,9 @@ pub use stream::{Graph, KernelResources};
 /// The engine that decodes on a GPU.
 pub type CudaEngine = MegakernelEngine<CudaDevice>;
 
-/// Threads of a block, unless asked otherwise: all that a block may have, since one block has a
+/// Threads of a block, unless asked otherwise: all that a block may have. One block has a
 /// multiprocessor to itself.
-const THREADS: u32 = 512;
+const THREADS: u32 = OG_MAX_THREADS;
 
 /// Bytes of weights written at once, in each of two buffers that take turns.
 const PIECE_BYTES: usize = 1 << 25;
