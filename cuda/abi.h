@@ -283,6 +283,7 @@ typedef struct OgArguments {
     uint32_t layer;        /* the layer of a separate kernel */
     uint32_t stall_block;  /* tests: this block... */
     uint32_t stall_epoch;  /* ...never arrives at this epoch of the launch; 0: no block stalls */
+    uint32_t padding;
 } OgArguments;
 
 #endif

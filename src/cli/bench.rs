@@ -147,7 +147,7 @@ impl BenchArgs {
     }
 
     /// The engines as if each were asked for alone.
-    fn engines(&self) -> Result<Vec<EngineArgs>, WrongUse> {
+    fn engines(&self) -> anyhow::Result<Vec<EngineArgs>> {
         let one = |device: &Device| EngineArgs {
             device: *device,
             ..self.engine.clone()

@@ -6,9 +6,16 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::Outcome;
-use super::options::ModelArgs;
+use super::options::{Device, ModelArgs};
 use super::output::{Format, OutputArgs};
-use crate::measure::inspection::{Inspection, MachineFloor, Provenance, declared_dtype};
+use crate::engine::cuda::{self, CudaDevice};
+use crate::engine::megakernel::device::Device as _;
+use crate::engine::megakernel::plan::Plan;
+use crate::engine::megakernel::{DeviceError, MegakernelOptions};
+use crate::measure::inspection::{
+    CardInspection, Inspection, MachineFloor, Provenance, declared_dtype,
+};
+use crate::model::ModelConfig;
 use crate::model::generation::GenerationDefaults;
 use crate::model::hub::Parts;
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
@@ -28,6 +35,10 @@ pub struct InspectArgs {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 
+    /// What would decode: `cuda` shows the GPU, and how the kernel would be launched on it
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    device: Device,
+
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -39,6 +50,9 @@ pub struct InspectArgs {
 /// # Errors
 /// A model that does not exist or is malformed; no memory or threads for the measurement.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
+    if args.device == Device::Cuda {
+        cuda::check_usable()?;
+    }
     let source = Source::parse(&args.model.model)?;
     let mut quiet = |_: crate::model::Progress| ();
     let mut options = SourceOptions {
@@ -73,7 +87,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
             stop_tokens: defaults.map(|defaults| defaults.stop_tokens),
         },
     );
-    if !args.no_floor {
+    if args.device == Device::Cuda {
+        inspection.card = Some(card(&config)?);
+    } else if !args.no_floor {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = args.threads.map_or_else(cores, NonZeroUsize::get);
         inspection.floor = Some(MachineFloor::measure(&config, threads)?);
@@ -87,4 +103,33 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     }
     output.finish()?;
     Ok(Outcome::Done)
+}
+
+/// The first GPU, and how it would decode one sequence of `config`.
+fn card(config: &ModelConfig) -> Result<CardInspection, DeviceError> {
+    let mut device = CudaDevice::new()?;
+    let plan = Plan::new(&mut device, config, &MegakernelOptions::new(1, 1))?;
+    let pass = plan.decode(1)?;
+    let resources = device.kernel_resources(&pass.kernel)?;
+    let resident_blocks = device.resident_blocks(&pass.kernel, pass.threads, pass.shared.bytes)?;
+    let card = device.card();
+    let (major, minor) = card.capability;
+    Ok(CardInspection {
+        name: card.name.clone(),
+        compute_capability: format!("{major}.{minor}"),
+        driver: card.driver.clone(),
+        memory_bytes: card.memory_bytes,
+        l2_bytes: card.l2_bytes,
+        multiprocessors: card.multiprocessors,
+        kernel: pass.kernel.clone(),
+        blocks: pass.blocks,
+        threads: pass.threads,
+        resident_blocks,
+        shared_bytes: pass.shared.bytes,
+        registers: resources.registers,
+        spilled_bytes: resources.spilled_bytes,
+        specified_bandwidth_bytes_per_second: card.specified_bandwidth,
+        read_bandwidth_bytes_per_second: None,
+        positions: CardInspection::floors(config, card.specified_bandwidth),
+    })
 }

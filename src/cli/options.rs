@@ -2,12 +2,18 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::WrongUse;
+use super::load::Bar;
 use crate::engine::cpu::{CpuEngine, CpuOptions};
+use crate::engine::cuda::{self, CudaDevice};
+use crate::engine::emulated::{self, EmulatedDevice};
+use crate::engine::megakernel::plan::check_supported;
+use crate::engine::megakernel::{Barrier, MegakernelEngine, MegakernelOptions, Stage, Variant};
 use crate::engine::reference::ReferenceEngine;
 use crate::engine::{Engine, EngineError};
 use crate::model::checkpoint::{LoadOptions, Placement, Precision};
@@ -58,6 +64,92 @@ pub struct EngineArgs {
     /// Where a checkpoint's weights lie in memory
     #[arg(long, value_enum, default_value_t)]
     pub placement: PlacementChoice,
+
+    /// What can be chosen of the CUDA kernel.
+    #[command(flatten)]
+    pub megakernel: MegakernelArgs,
+}
+
+/// What can be chosen of the CUDA kernel. The defaults are what measured best.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Advanced (--device cuda and emulated)")]
+pub struct MegakernelArgs {
+    /// How the kernel's phases are put together [default: redundant_norm]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub variant: Option<Variant>,
+
+    /// How a decode is divided into launches [default: v1]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub stage: Option<Stage>,
+
+    /// How the blocks of the grid wait for each other [default: cooperative]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub barrier: Option<Barrier>,
+}
+
+impl MegakernelArgs {
+    /// The name of a flag that was given, if one was.
+    fn given(&self) -> Option<&'static str> {
+        let variant = self.variant.map(|_| "--variant");
+        let stage = self.stage.map(|_| "--stage");
+        variant.or(stage).or(self.barrier.map(|_| "--barrier"))
+    }
+
+    fn options(&self, context: usize, sequences: usize) -> MegakernelOptions {
+        let defaults = MegakernelOptions::new(context, sequences);
+        MegakernelOptions {
+            variant: self.variant.unwrap_or(defaults.variant),
+            stage: self.stage.unwrap_or(defaults.stage),
+            barrier: self.barrier.unwrap_or(defaults.barrier),
+            ..defaults
+        }
+    }
+}
+
+impl ValueEnum for Variant {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::RedundantNorm => "Every block computes every RMSNorm for itself",
+            Self::Block0Norm => "One block computes the norm, and the others wait for it",
+            Self::HeadBlocks => "Work divided by head: no barrier between QKV and attention",
+            Self::FusedPhases => "Attention and output projection of a head in one phase",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
+impl ValueEnum for Stage {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::V0 => "A cooperative launch for each token, sampled on the host",
+            Self::V1 => "One cooperative launch for many tokens, sampled on the device",
+            Self::Launches => "The same phases as separate kernels, launched one by one",
+            Self::Graph => "The separate kernels as a CUDA graph, launched for each token",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
+impl ValueEnum for Barrier {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Cooperative => "grid.sync() of cooperative groups",
+            Self::Epoch => "Monotonic epochs with release and acquire, and a watchdog",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
 }
 
 /// Where a checkpoint's weights lie in memory.
@@ -107,25 +199,44 @@ pub enum KernelChoice {
 }
 
 impl EngineArgs {
-    /// Whether this build has the engine, which is worth knowing before a model is loaded.
+    /// The device, once it is known what this machine has.
+    pub fn device(&self) -> Device {
+        // Asked once: loading a driver takes a moment.
+        static AUTO: OnceLock<Device> = OnceLock::new();
+        match self.device {
+            Device::Auto => *AUTO.get_or_init(|| match cuda::check_usable() {
+                Ok(_) => Device::Cuda,
+                Err(_) => Device::Cpu,
+            }),
+            device => device,
+        }
+    }
+
+    /// Whether this machine has the engine, which is worth knowing before a model is loaded.
     ///
     /// # Errors
-    /// If it has not.
-    pub fn check(&self) -> Result<(), WrongUse> {
-        match self.device {
-            Device::Auto | Device::Cpu | Device::Reference => Ok(()),
-            Device::Cuda | Device::Emulated => {
-                let name = self.device.to_possible_value();
+    /// If it has not; a flag of another engine.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let device = self.device();
+        if device == Device::Cuda {
+            cuda::check_usable()?;
+        }
+        let is_megakernel = matches!(device, Device::Cuda | Device::Emulated);
+        match self.megakernel.given() {
+            Some(flag) if !is_megakernel => {
+                let name = device.to_possible_value();
                 let name = name.expect("no device is hidden").get_name().to_owned();
-                Err(WrongUse(format!(
-                    "--device {name}: this build has no such engine; it has auto, cpu and reference"
-                )))
+                let message = format!(
+                    "{flag} is for --device cuda and --device emulated; this is --device {name}"
+                );
+                Err(WrongUse(message).into())
             }
+            _ => Ok(()),
         }
     }
 
     /// The precision that the engine wants matrices in: the reference computes with what the
-    /// checkpoint stores, the CPU engine with bf16.
+    /// checkpoint stores, the others with bf16.
     pub fn precision(&self) -> Precision {
         match self.device {
             Device::Reference => Precision::Stored,
@@ -136,10 +247,12 @@ impl EngineArgs {
     /// How the engine wants a checkpoint loaded.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
-            placement: match self.placement {
-                PlacementChoice::Auto => Placement::Auto,
-                PlacementChoice::HugePages => Placement::HugePages,
-                PlacementChoice::Mapped => Placement::Mapped,
+            placement: match (self.device(), self.placement) {
+                // Read once, on their way to the device.
+                (Device::Cuda | Device::Emulated, _) => Placement::Mapped,
+                (_, PlacementChoice::Auto) => Placement::Auto,
+                (_, PlacementChoice::HugePages) => Placement::HugePages,
+                (_, PlacementChoice::Mapped) => Placement::Mapped,
             },
             precision: self.precision(),
         }
@@ -148,7 +261,8 @@ impl EngineArgs {
     /// The engine, for `sequences` sequences of up to `context` positions.
     ///
     /// # Errors
-    /// An engine that this build does not have; a context beyond the model's; no memory or threads.
+    /// An engine that this machine does not have; a context beyond the model's; no memory or
+    /// threads.
     pub fn engine(
         &self,
         weights: Weights,
@@ -156,11 +270,38 @@ impl EngineArgs {
         sequences: usize,
     ) -> anyhow::Result<Box<dyn Engine>> {
         self.check()?;
-        Ok(match self.device {
+        let options = self.megakernel.options(context, sequences);
+        let mut bar = Bar::default();
+        let mut progress = |done, total| bar.bytes("copying to the GPU", done, total);
+        // What no kernel was made for runs on the CPU, unless a GPU was asked for.
+        let is_supported = check_supported(&weights.config).is_ok();
+        Ok(match self.device() {
             Device::Reference => {
                 Box::new(ReferenceEngine::new(Arc::new(weights), context, sequences)?)
             }
-            Device::Auto | Device::Cpu | Device::Cuda | Device::Emulated => {
+            Device::Cuda if is_supported || self.device == Device::Cuda => {
+                let device = CudaDevice::new()?;
+                Box::new(MegakernelEngine::new(
+                    device,
+                    &weights,
+                    options,
+                    &mut progress,
+                )?)
+            }
+            Device::Emulated => {
+                let device = EmulatedDevice::new(emulated::BLOCKS, emulated::THREADS)?;
+                let options = MegakernelOptions {
+                    watchdog: emulated::WATCHDOG,
+                    ..options
+                };
+                Box::new(MegakernelEngine::new(
+                    device,
+                    &weights,
+                    options,
+                    &mut progress,
+                )?)
+            }
+            Device::Auto | Device::Cpu | Device::Cuda => {
                 Box::new(self.cpu_engine(weights, context, sequences)?)
             }
         })

@@ -64,7 +64,8 @@ pub fn decode(
                 request: index,
                 token,
             });
-            run.stop = run.stop_after(token, flow, engine);
+            let sampled = run.tokens.len();
+            run.stop = stop_after(run.request, token, sampled, flow, engine.sequences());
             if run.stop.is_none() {
                 columns.push(Column {
                     sequence: run.request.sequence,
@@ -84,31 +85,69 @@ pub fn decode(
     Ok(running.into_iter().map(finish).collect())
 }
 
+/// Whether `requests` can be decoded together, each from the logits of its sequence.
+///
+/// # Errors
+/// No such sequence; one named twice, or without logits; sampling parameters out of range.
+pub fn check(sequences: &Sequences, requests: &[DecodeRequest]) -> Result<(), EngineError> {
+    for (index, request) in requests.iter().enumerate() {
+        let sequence = request.sequence;
+        sequences.check_exists(sequence)?;
+        if requests[..index].iter().any(|r| r.sequence == sequence) {
+            return Err(EngineError::DuplicateSequence { sequence });
+        }
+        if !sequences.has_logits(sequence) {
+            return Err(EngineError::NothingToDecode { sequence });
+        }
+        request.sampling.check()?;
+    }
+    Ok(())
+}
+
+/// The most tokens that `request` can still get: one more than there is room for, since the last
+/// token is sampled but not cached.
+pub fn most_tokens(sequences: &Sequences, request: &DecodeRequest) -> usize {
+    let cached = sequences.cached(request.sequence).len();
+    let room = sequences.context() - cached + 1;
+    request.max_tokens.min(room)
+}
+
+/// Whether `request` ends with `token`, the last of the `sampled` tokens it has so far, and why.
+pub fn stop_after(
+    request: &DecodeRequest,
+    token: TokenId,
+    sampled: usize,
+    flow: ControlFlow<()>,
+    sequences: &Sequences,
+) -> Option<StopReason> {
+    if request.stop_tokens.contains(&token) {
+        Some(StopReason::Eos)
+    } else if flow.is_break() {
+        Some(StopReason::Callback)
+    } else if sampled >= request.max_tokens {
+        Some(StopReason::Length)
+    } else if sequences.is_full(request.sequence) {
+        Some(StopReason::Context)
+    } else {
+        None
+    }
+}
+
 fn start<'a>(
     engine: &impl Step,
     requests: &'a [DecodeRequest],
 ) -> Result<Vec<Running<'a>>, EngineError> {
     let mut running: Vec<Running> = Vec::with_capacity(requests.len());
     let sequences = engine.sequences();
+    check(sequences, requests)?;
     for request in requests {
-        let sequence = request.sequence;
-        sequences.check_exists(sequence)?;
-        if running.iter().any(|run| run.request.sequence == sequence) {
-            return Err(EngineError::DuplicateSequence { sequence });
-        }
-        if !sequences.has_logits(sequence) {
-            return Err(EngineError::NothingToDecode { sequence });
-        }
-        let cached = sequences.cached(sequence);
-        // One more than there is room for: the last token is sampled but not cached.
-        let room = sequences.context() - cached.len() + 1;
-        let max_tokens = request.max_tokens.min(room);
+        let max_tokens = most_tokens(sequences, request);
         running.push(Running {
             request,
             sampler: Sampler::new(
                 &request.sampling,
                 sequences.vocab_size(),
-                cached,
+                sequences.cached(request.sequence),
                 max_tokens,
             )?,
             tokens: Vec::with_capacity(max_tokens),
@@ -133,24 +172,5 @@ impl Running<'_> {
             })?;
         self.tokens.push(token);
         Ok(token)
-    }
-
-    fn stop_after(
-        &self,
-        token: TokenId,
-        flow: ControlFlow<()>,
-        engine: &impl Step,
-    ) -> Option<StopReason> {
-        if self.request.stop_tokens.contains(&token) {
-            Some(StopReason::Eos)
-        } else if flow.is_break() {
-            Some(StopReason::Callback)
-        } else if self.tokens.len() >= self.request.max_tokens {
-            Some(StopReason::Length)
-        } else if engine.sequences().is_full(self.request.sequence) {
-            Some(StopReason::Context)
-        } else {
-            None
-        }
     }
 }

@@ -2,13 +2,18 @@
 //!
 //! - [`mod@reference`]: the plain forward pass, f32 with f64 sums; the oracle
 //! - [`cpu`]: a persistent team of threads that reads the weights at the speed of memory
+//! - [`mod@megakernel`]: the host's side of the CUDA kernel, for both machines that run it:
+//!   [`cuda`], a GPU, and [`emulated`], CPU threads
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
 //! - [`sequences`]: which tokens are cached for each sequence
 //!
 //! A caller can't tell the engines apart but by their speed.
 
 pub mod cpu;
+pub mod cuda;
 pub mod decode_loop;
+pub mod emulated;
+pub mod megakernel;
 pub mod reference;
 pub mod sequences;
 
@@ -28,6 +33,8 @@ pub struct Capabilities {
     pub context: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// Whether the speed at which its threads read the host's memory bounds its own.
+    pub host_bound: bool,
     /// The instruction set its kernels use, or another word for how it computes.
     pub kernels: &'static str,
 }
@@ -173,6 +180,25 @@ pub enum EngineError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// More sequences in one call than the engine decodes together.
+    #[error("{found} sequences were to be decoded together; this engine decodes up to {most}")]
+    TooManyRequests {
+        /// How many there were.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// More stop tokens than a kernel compares with.
+    #[error("a request has {found} stop tokens; this engine takes up to {most}")]
+    TooManyStopTokens {
+        /// How many there were.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// The device, or a launch.
+    #[error(transparent)]
+    Device(#[from] megakernel::DeviceError),
     /// Sampling parameters outside their range.
     #[error(transparent)]
     Sampling(#[from] crate::sampling::SamplingError),
@@ -184,6 +210,21 @@ pub enum EngineError {
         /// The paths that it does run, best first.
         available: String,
     },
+}
+
+impl EngineError {
+    /// What wrote the residual stream that norm `norm` of a model of `layers` layers read at
+    /// `position`: layer l has norms 2 l and 2 l + 1, the last norm is 2 `layers`, and the logits
+    /// count as the one after it.
+    fn not_finite_before(norm: usize, layers: usize, position: usize) -> Self {
+        let place = match norm {
+            0 => "the embedding".into(),
+            logits if logits > 2 * layers => "the logits".into(),
+            odd if odd % 2 == 1 => format!("layer {} (attention)", odd / 2),
+            even => format!("layer {} (MLP)", even / 2 - 1),
+        };
+        Self::NotFinite { place, position }
+    }
 }
 
 /// A sequence is a list of cached tokens plus, after [`prefill`](Engine::prefill), the logits of
@@ -246,4 +287,25 @@ pub trait Engine {
         tokens: &[TokenId],
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), EngineError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_named_by_what_wrote_it() {
+        let place = |norm| EngineError::not_finite_before(norm, 2, 7).to_string();
+        for (norm, expected) in [
+            (0, "in the embedding at"),
+            (1, "in layer 0 (attention) at"),
+            (2, "in layer 0 (MLP) at"),
+            (3, "in layer 1 (attention) at"),
+            (4, "in layer 1 (MLP) at"),
+            (5, "in the logits at"),
+        ] {
+            assert!(place(norm).contains(expected), "{norm}: {}", place(norm));
+            assert!(place(norm).contains("position 7"), "{}", place(norm));
+        }
+    }
 }

@@ -280,6 +280,7 @@ impl Engine for ReferenceEngine {
             sequences: self.sequences.count(),
             context: self.sequences.context(),
             threads: 1,
+            host_bound: true,
             kernels: "plain",
         }
     }

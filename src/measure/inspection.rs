@@ -62,6 +62,106 @@ pub struct Inspection {
     pub bytes: StepBytes,
     /// How fast this machine could decode it at best; `None` if that was not asked for.
     pub floor: Option<MachineFloor>,
+    /// The GPU that would decode it; `None` if that was not asked for.
+    pub card: Option<CardInspection>,
+}
+
+/// A GPU, and how the kernel would be launched on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardInspection {
+    /// Its name.
+    pub name: String,
+    /// As in `9.0`.
+    pub compute_capability: String,
+    /// The newest CUDA that the driver supports.
+    pub driver: String,
+    /// Its memory, in bytes.
+    pub memory_bytes: u64,
+    /// Size of the second-level cache, in bytes.
+    pub l2_bytes: u64,
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+    /// The kernel that decodes one sequence.
+    pub kernel: String,
+    /// Blocks of its grid.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Blocks of that size that can be resident together.
+    pub resident_blocks: u32,
+    /// Shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread that did not fit registers.
+    pub spilled_bytes: u32,
+    /// What the memory's clock and bus allow, in bytes a second; `None` where the driver does not
+    /// say.
+    pub specified_bandwidth_bytes_per_second: Option<f64>,
+    /// How fast its memory was read, in bytes a second; `None` where that was not measured.
+    pub read_bandwidth_bytes_per_second: Option<f64>,
+    /// The most tokens a second that the specified bandwidth allows, by position.
+    pub positions: Vec<PositionFloor>,
+}
+
+impl CardInspection {
+    /// What `floors` would be on a card of this specified bandwidth.
+    pub fn floors(config: &ModelConfig, bandwidth: Option<f64>) -> Vec<PositionFloor> {
+        bandwidth.map_or(Vec::new(), |bandwidth| floors(config, bandwidth))
+    }
+
+    fn rows(&self, row: &mut impl FnMut(&str, String, &str)) {
+        row("GPU", self.name.clone(), "");
+        row("compute capability", self.compute_capability.clone(), "");
+        row("driver", format!("CUDA {}", self.driver), "");
+        row(
+            "GPU memory",
+            format!("{:.0}", self.memory_bytes as f64 * 1e-6),
+            "MB",
+        );
+        row(
+            "second-level cache",
+            format!("{:.1}", self.l2_bytes as f64 * 1e-6),
+            "MB",
+        );
+        row("kernel", self.kernel.clone(), "");
+        let grid = format!("{} blocks of {} threads", self.blocks, self.threads);
+        row("grid", grid, "");
+        row(
+            "resident at most",
+            self.resident_blocks.to_string(),
+            "blocks",
+        );
+        row("multiprocessors", self.multiprocessors.to_string(), "");
+        row("shared memory", self.shared_bytes.to_string(), "B a block");
+        row("registers", self.registers.to_string(), "a thread");
+        row("spilled", self.spilled_bytes.to_string(), "B a thread");
+        let speed = |bandwidth: Option<f64>, missing: &str| {
+            bandwidth.map_or(missing.to_owned(), |speed| format!("{:.2}", speed * 1e-9))
+        };
+        let specified = speed(self.specified_bandwidth_bytes_per_second, "not known");
+        row("GPU memory, specification", specified, "GB/s");
+        let measured = speed(self.read_bandwidth_bytes_per_second, "not measured");
+        row("GPU memory reads", measured, "GB/s");
+        for at in &self.positions {
+            let name = format!("floor by specification at position {}", at.position);
+            row(&name, format!("{:.2}", at.tokens_per_second), "tok/s");
+        }
+    }
+}
+
+/// The most tokens a second of `config` that `bandwidth` allows, by position.
+fn floors(config: &ModelConfig, bandwidth: f64) -> Vec<PositionFloor> {
+    let positions = POSITIONS.into_iter().filter(|&p| p < config.max_positions);
+    let at = |position| {
+        let bytes_per_token = config.bytes_per_token(position);
+        PositionFloor {
+            position,
+            bytes_per_token,
+            tokens_per_second: bandwidth / bytes_per_token as f64,
+        }
+    };
+    positions.map(at).collect()
 }
 
 /// What a decode step must read, in bytes of bf16.
@@ -152,6 +252,7 @@ impl Inspection {
                 kv_per_position: config.kv_bytes_per_position(),
             },
             floor: None,
+            card: None,
         }
     }
 
@@ -225,6 +326,9 @@ impl Inspection {
                 row(&name, format!("{:.2}", at.tokens_per_second), "tok/s");
             }
         }
+        if let Some(card) = &self.card {
+            card.rows(&mut row);
+        }
         table
     }
 }
@@ -276,20 +380,11 @@ impl MachineFloor {
         let mut bandwidth = Bandwidth::calibrate(team, memory, SAMPLE_SECONDS)?;
         let samples: Result<Vec<f64>, _> = (0..SAMPLES).map(|_| bandwidth.measure()).collect();
         let read = Summary::new(samples?).expect("readings are finite");
-        let positions = POSITIONS.into_iter().filter(|&p| p < config.max_positions);
-        let at = |position| {
-            let bytes_per_token = config.bytes_per_token(position);
-            PositionFloor {
-                position,
-                bytes_per_token,
-                tokens_per_second: read.median / bytes_per_token as f64,
-            }
-        };
         Ok(Self {
             threads,
             read_kernel: bandwidth.kernel().to_string(),
             read_bytes: bandwidth.bytes(),
-            positions: positions.map(at).collect(),
+            positions: floors(config, read.median),
             read_bandwidth_bytes_per_second: read,
         })
     }
@@ -310,6 +405,53 @@ mod tests {
         assert_eq!(bytes.weights_per_token, 1_191_968_768);
         assert_eq!(bytes.kv_per_position, 114_688);
         assert!((595e6..597e6).contains(&(inspection.parameters as f64)));
+    }
+
+    fn card(read: Option<f64>) -> CardInspection {
+        let config = shapes::config("qwen3-0.6b").unwrap();
+        CardInspection {
+            name: "a card".into(),
+            compute_capability: "9.0".into(),
+            driver: "13.0".into(),
+            memory_bytes: 80_000_000_000,
+            l2_bytes: 50_000_000,
+            multiprocessors: 132,
+            kernel: "megakernel_h128_c1_redundant_norm".into(),
+            blocks: 132,
+            threads: 512,
+            resident_blocks: 132,
+            shared_bytes: 44_032,
+            registers: 96,
+            spilled_bytes: 0,
+            specified_bandwidth_bytes_per_second: Some(4.8e12),
+            read_bandwidth_bytes_per_second: read,
+            positions: CardInspection::floors(&config, Some(4.8e12)),
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_of_a_card_is_called_so() {
+        let config = shapes::config("qwen3-0.6b").unwrap();
+        let table = |read| {
+            let inspection = Inspection {
+                card: Some(card(read)),
+                ..Inspection::new(&config, Provenance::default())
+            };
+            inspection.table().to_text()
+        };
+        let text = table(None);
+        assert!(
+            text.contains("not measured") && text.contains("4800.00"),
+            "{text}"
+        );
+        // 248 us a token (DESIGN: 1,192 MB at 4.8 TB/s).
+        assert!(
+            text.contains("floor by specification at position 0"),
+            "{text}"
+        );
+        assert!(text.contains("4026.95"), "{text}");
+        assert!(!table(Some(4.4e12)).contains("not measured"));
+        assert!(CardInspection::floors(&config, None).is_empty());
     }
 
     #[test]

@@ -108,7 +108,6 @@ fn tables_go_to_a_file_that_appears_whole() {
 fn what_can_not_be_measured_is_wrong_use() {
     let wrong = |args: &[&str], words: &str| assert_says(&error(bench(args), 2), &[words]);
     wrong(&["--engines", "warp"], "warp");
-    wrong(&["--engines", "cuda"], "no such engine");
     wrong(&["--engines", "cpu", "--device", "cpu"], "--device");
     wrong(&["--check-seconds", "-1"], "--check-seconds");
     let alone = |args: &[&str]| onegrid(&[&["bench", "--model", "random:tiny"], args].concat());

@@ -8,6 +8,7 @@ mod bad_weights;
 mod bench;
 mod chat;
 mod demo;
+mod device;
 mod generate;
 mod inspect;
 mod logits;

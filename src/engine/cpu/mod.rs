@@ -172,10 +172,11 @@ impl CpuEngine {
     fn check_finite(&self) -> Result<(), EngineError> {
         match self.not_finite.take() {
             None => Ok(()),
-            Some((norm, column)) => Err(EngineError::NotFinite {
-                place: place_before(norm),
-                position: self.tokens[column].position,
-            }),
+            Some((norm, column)) => {
+                let position = self.tokens[column].position;
+                let layers = self.weights.config.layers;
+                Err(EngineError::not_finite_before(norm, layers, position))
+            }
         }
     }
 
@@ -193,15 +194,6 @@ impl CpuEngine {
             token,
         });
         self.tokens.extend(tokens);
-    }
-}
-
-/// What wrote the residual stream that norm `norm` read.
-fn place_before(norm: usize) -> String {
-    match norm {
-        0 => "the embedding".into(),
-        odd if odd % 2 == 1 => format!("layer {} (attention)", odd / 2),
-        even => format!("layer {} (MLP)", even / 2 - 1),
     }
 }
 
@@ -247,6 +239,7 @@ impl Engine for CpuEngine {
             sequences: self.sequences.count(),
             context: self.sequences.context(),
             threads: self.team.threads(),
+            host_bound: true,
             kernels: self.kernels.name,
         }
     }

@@ -166,14 +166,15 @@ pub fn bench(
         };
         let subject = &mut subjects[index];
         progress(Progress::Repetition(subject.name(), done, all));
-        let threads = subject.engine.capabilities().threads;
-        let before = bandwidths.before(threads)?;
-        let timed = subject.run(plan, plan.new_tokens)?;
-        let after = bandwidths.measure(threads)?;
-        samples[index].push(Sample {
-            timed,
-            bandwidth: [before, after],
-        });
+        let (timed, bandwidth) = match subject.reading_threads() {
+            Some(threads) => {
+                let before = bandwidths.before(threads)?;
+                let timed = subject.run(plan, plan.new_tokens)?;
+                (timed, Some([before, bandwidths.measure(threads)?]))
+            }
+            None => (subject.run(plan, plan.new_tokens)?, None),
+        };
+        samples[index].push(Sample { timed, bandwidth });
     }
     let memory = Memory {
         placement: weights.placement(),
@@ -188,17 +189,18 @@ pub fn bench(
         let tokens: Vec<_> = samples.iter().map(|sample| &sample.timed.tokens).collect();
         let checked = check::check(&mut *subject.engine, weights, plan, &tokens)
             .map_err(|source| subject.error(source))?;
-        let kernel = bandwidths.kernel(subject.engine.capabilities().threads);
+        let threads = subject.reading_threads();
+        let kernel = threads.map(|threads| bandwidths.kernel(threads));
         runs.push(subject.report(model, plan, samples, first_run, checked, kernel, &memory));
     }
     let comparisons = comparisons(&runs);
     Ok(Measured { runs, comparisons })
 }
 
-/// One timed run and the bandwidths beside it.
+/// One timed run and the bandwidths beside it, where they bound it.
 struct Sample {
     timed: Timed,
-    bandwidth: [f64; 2],
+    bandwidth: Option<[f64; 2]>,
 }
 
 /// What the weights of all subjects took, and where they lay while the speeds were measured.
@@ -219,6 +221,12 @@ struct Timed {
 impl Subject {
     fn name(&self) -> &'static str {
         self.engine.capabilities().name
+    }
+
+    /// Threads whose reading of the host's memory bounds the engine, if it does.
+    fn reading_threads(&self) -> Option<usize> {
+        let capabilities = self.engine.capabilities();
+        capabilities.host_bound.then_some(capabilities.threads)
     }
 
     fn error(&self, source: EngineError) -> BenchError {
@@ -295,7 +303,7 @@ impl Subject {
         samples: &[Sample],
         first_run: FirstRun,
         checked: Checked,
-        kernel: String,
+        kernel: Option<String>,
         memory: &Memory,
     ) -> Run {
         let capabilities = self.engine.capabilities();
@@ -305,15 +313,28 @@ impl Subject {
                 .passed
                 .then(|| Summary::new(samples.iter().map(value).collect()))?
         };
-        let bandwidth = |sample: &Sample| sample.bandwidth.iter().sum::<f64>() / 2.0;
-        let fraction = summary(&|sample| {
-            sample.timed.decode_tokens_per_second * bytes_per_token / bandwidth(sample)
+        let floor = kernel.map(|read_kernel| {
+            let neighbours: Vec<_> = samples.iter().filter_map(|s| s.bandwidth).collect();
+            let speeds = samples.iter().map(|s| s.timed.decode_tokens_per_second);
+            let fractions = speeds.zip(&neighbours).map(|(speed, bandwidth)| {
+                speed * bytes_per_token / (bandwidth.iter().sum::<f64>() / 2.0)
+            });
+            let fraction = checked.passed.then(|| Summary::new(fractions.collect()));
+            let mut read_bandwidth = neighbours.concat();
+            // One that stands between two repetitions is beside both.
+            read_bandwidth.dedup();
+            Floor {
+                read_kernel,
+                read_bandwidth_bytes_per_second: Summary::new(read_bandwidth)
+                    .expect("there is a repetition"),
+                neighbours,
+                fraction: fraction.flatten(),
+            }
         });
-        let neighbours: Vec<_> = samples.iter().map(|sample| sample.bandwidth).collect();
-        let mut read_bandwidth = neighbours.concat();
-        // One that stands between two repetitions is beside both.
-        read_bandwidth.dedup();
-        let read_bandwidth = Summary::new(read_bandwidth).expect("there is a repetition");
+        let read_bandwidth = floor
+            .as_ref()
+            .map(|floor| &floor.read_bandwidth_bytes_per_second);
+        let fraction = floor.as_ref().and_then(|floor| floor.fraction.as_ref());
         let vocab_size = self.engine.config().vocab_size;
         Run {
             engine: capabilities.name.to_owned(),
@@ -334,14 +355,9 @@ impl Subject {
             }),
             peak_rss_bytes: memory.peak_rss_bytes,
             bytes_per_token,
-            read_bandwidth_bytes_per_second: read_bandwidth.median,
-            fraction_of_floor: fraction.as_ref().map(|fraction| fraction.median),
-            floor: Floor {
-                read_kernel: kernel,
-                read_bandwidth_bytes_per_second: read_bandwidth,
-                neighbours,
-                fraction,
-            },
+            read_bandwidth_bytes_per_second: read_bandwidth.map(|read| read.median),
+            fraction_of_floor: fraction.map(|fraction| fraction.median),
+            floor,
             checked,
             prompt: (0..plan.batch)
                 .map(|s| plan.prompt(s, vocab_size))
@@ -398,8 +414,7 @@ impl Bandwidths {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, BenchError> {
         let mut teams: Vec<Bandwidth> = Vec::new();
-        for subject in subjects {
-            let threads = subject.engine.capabilities().threads;
+        for threads in subjects.iter().filter_map(Subject::reading_threads) {
             if teams.iter().any(|team| team.threads() == threads) {
                 continue;
             }

@@ -62,13 +62,14 @@ pub struct Run {
     /// positions decoded.
     pub bytes_per_token: f64,
     /// How fast the same weights can be read by as many threads: the median of what was measured
-    /// before and after the repetitions.
-    pub read_bandwidth_bytes_per_second: f64,
+    /// before and after the repetitions; `None` for an engine that the host's memory does not bound.
+    pub read_bandwidth_bytes_per_second: Option<f64>,
     /// Share of the possible speed: tokens a second times bytes a token over the bandwidth just
-    /// before and after, the median over the repetitions; `None` if the check failed.
+    /// before and after, the median over the repetitions; `None` if the check failed, or nothing was
+    /// measured.
     pub fraction_of_floor: Option<f64>,
     /// The samples behind the two.
-    pub floor: Floor,
+    pub floor: Option<Floor>,
     /// What was checked, and how it came out.
     pub checked: Checked,
     /// The prompts: `[sequence][token]`.
@@ -283,7 +284,8 @@ fn fields() -> impl Iterator<Item = Field> {
             Cell::number(run.bytes_per_token * 1e-6, 1)
         }),
         number("read", "GB/s", true, |run| {
-            Cell::number(run.read_bandwidth_bytes_per_second * 1e-9, 2)
+            let read = run.read_bandwidth_bytes_per_second;
+            Cell::number(read.map(|read| read * 1e-9), 2)
         }),
         number("of floor", "%", true, |run| {
             Cell::number(run.fraction_of_floor.map(|fraction| fraction * 100.0), 1)

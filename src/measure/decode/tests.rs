@@ -81,7 +81,7 @@ fn engines_side_by_side_are_measured_checked_and_compared() {
         let first = run.first_token_ms.as_ref().unwrap();
         assert_eq!(first.samples.len(), plan.repetitions);
         assert_eq!(run.tokens[0].len(), plan.new_tokens);
-        let floor = &run.floor;
+        let floor = run.floor.as_ref().unwrap();
         assert_eq!(floor.neighbours.len(), plan.repetitions);
         // The fraction is that of each repetition with its own neighbours.
         let fraction = floor.fraction.as_ref().unwrap();
@@ -119,7 +119,8 @@ fn a_batch_decodes_every_sequence() {
 #[test]
 fn a_measurement_between_two_repetitions_counts_once() {
     let plan = plan();
-    let floor = &run(vec![cpu(&plan)], &plan).runs[0].floor;
+    let measured = run(vec![cpu(&plan)], &plan);
+    let floor = measured.runs[0].floor.as_ref().unwrap();
     let samples = &floor.read_bandwidth_bytes_per_second.samples;
     assert_eq!(samples.len(), plan.repetitions + 1);
     for (index, neighbours) in floor.neighbours.iter().enumerate() {

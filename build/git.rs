@@ -3,24 +3,19 @@
 use std::path::Path;
 use std::process::Command;
 
-fn main() {
-    let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-    let revision = git_revision(Path::new(&root)).unwrap_or_else(|| "unknown".into());
+/// Sets `ONEGRID_GIT_REVISION` and `ONEGRID_RUSTC_VERSION` for the crate.
+pub fn record_revision(root: &Path, compiler: &Path) {
+    let revision = revision(root).unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=ONEGRID_GIT_REVISION={revision}");
-    let compiler = std::env::var("RUSTC").expect("cargo sets it");
     let version = output(Command::new(compiler).arg("--version"));
     let version = version.unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=ONEGRID_RUSTC_VERSION={version}");
-    // A revision is dirty from the first build after an edit, and clean from the first build after
-    // a commit.
-    for path in ["build.rs", "Cargo.toml", "Cargo.lock", "src"] {
-        println!("cargo::rerun-if-changed={path}");
-    }
 }
 
 /// The commit checked out in `root`, with `-dirty` where tracked files differ from it; `None` if
-/// this is no git checkout (but, say, a source archive unpacked inside somebody else's).
-fn git_revision(root: &Path) -> Option<String> {
+/// this is no git checkout (but, say, a source archive unpacked inside somebody else's). A revision
+/// is dirty from the first build after an edit, and clean from the first build after a commit.
+fn revision(root: &Path) -> Option<String> {
     let git = |arguments: &[&str]| output(Command::new("git").current_dir(root).args(arguments));
     let top = git(&["rev-parse", "--show-toplevel"])?;
     if Path::new(&top).canonicalize().ok()? != root.canonicalize().ok()? {

@@ -1,0 +1,5 @@
+//! What the host and the kernels share: `cuda/abi.h`.
+
+mod bindings;
+
+pub use bindings::*;

@@ -1,0 +1,468 @@
+//! The host of the megakernel: what it is told, and what it says. Which machine runs the kernels
+//! is a [`Device`]'s matter; everything else is here.
+//!
+//! - [`abi`]: the structs that host and kernels share
+//! - [`device`]: what is needed of a machine
+//! - [`layout`]: where weights and state lie in its memory
+//! - [`upload`]: the weights, written as the kernels read them
+//! - [`options`]: variants, stages, barriers
+//! - [`plan`]: which kernel runs a pass, and how it is launched
+//! - [`mailbox`]: the memory that both sides see while a kernel runs
+//! - `decode`: requests handed to the device, tokens taken from the ring
+
+pub mod abi;
+mod decode;
+pub mod device;
+mod error;
+pub mod layout;
+pub mod mailbox;
+pub mod options;
+pub mod plan;
+pub mod upload;
+
+use std::ops::ControlFlow;
+
+use half::bf16;
+
+pub use device::Device;
+pub use error::{DeviceError, phase_name};
+pub use options::{Barrier, MAX_COLUMNS, MegakernelOptions, Stage, Variant};
+
+use super::decode_loop::{self, Column, Step};
+use super::sequences::Sequences;
+use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
+use crate::model::{ModelConfig, TokenId, Weights};
+use abi::{
+    OG_ALL_FINITE, OG_MODE_COLUMNS, OG_NO_LOGITS, OG_STATUS_DONE, OG_STATUS_NOT_FINITE,
+    OG_STATUS_STALLED, OgArguments, OgBarrier, OgColumn, OgControl, OgMode,
+};
+use bytemuck::{bytes_of, bytes_of_mut, cast_slice_mut};
+use decode::Graph;
+use device::{Addresses, Launch};
+use layout::{StateLayout, WeightLayout};
+use plan::{Pass, Plan};
+
+/// The engine that decodes with the megakernel on a device.
+pub struct MegakernelEngine<D: Device> {
+    config: ModelConfig,
+    options: MegakernelOptions,
+    /// The step that was recorded last. Before the device, so that it is dropped first.
+    graph: Option<Graph<D::Recorded>>,
+    device: D,
+    plan: Plan,
+    weights: WeightLayout,
+    state: StateLayout,
+    addresses: Addresses,
+    sequences: Sequences,
+    /// What the host samples from, where it does: `[sequences][vocabulary]`.
+    logits: Vec<f32>,
+}
+
+impl<D: Device> MegakernelEngine<D> {
+    /// An engine on `device` for `weights`, which are not needed any more afterwards. `progress` is
+    /// told how many bytes of how many are on the device.
+    ///
+    /// # Errors
+    /// A model that the kernels don't run; a context longer than its positions; no memory; a
+    /// device that can't hold the grid.
+    pub fn new(
+        mut device: D,
+        weights: &Weights,
+        options: MegakernelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, EngineError> {
+        options.assert_sensible();
+        let config = weights.config.clone();
+        let &MegakernelOptions {
+            context, sequences, ..
+        } = &options;
+        let book = Sequences::new(&config, context, sequences)?;
+        let plan = Plan::new(&mut device, &config, &options)?;
+        let weight_layout = WeightLayout::new(&config, context)?;
+        let state = StateLayout::new(&config, context, sequences, plan.most_blocks())?;
+        let addresses = device.allocate(weight_layout.bytes, state.bytes, options.ring_capacity)?;
+        upload::upload(&mut device, weights, &weight_layout, context, progress)?;
+        device.wait()?;
+        Ok(Self {
+            logits: match options.stage {
+                Stage::V0 => vec![0.0; sequences * config.vocab_size],
+                _ => Vec::new(),
+            },
+            config,
+            options,
+            device,
+            plan,
+            weights: weight_layout,
+            state,
+            addresses,
+            sequences: book,
+            graph: None,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// How a step of one sequence is launched.
+    ///
+    /// # Errors
+    /// If the variant has no kernel for it.
+    pub fn pass(&self) -> Result<&Pass, DeviceError> {
+        match self.options.stage.is_separate() {
+            true => self.plan.separate(1),
+            false => self.plan.decode(1),
+        }
+    }
+
+    /// Overwrites the keys and values of all positions that are not cached with NaN, so that a
+    /// test sees if a kernel reads them.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn poison_uncached(&mut self) -> Result<(), EngineError> {
+        let at = &self.state.at;
+        let heads = self.config.kv_heads;
+        let [context, count] = [at.context, at.sequences].map(|n| n as usize);
+        let position_bytes = self.config.head_dim * size_of::<bf16>();
+        let nan = bf16::NAN
+            .to_le_bytes()
+            .repeat(context * self.config.head_dim);
+        for cache in [at.keys, at.values] {
+            for head in 0..self.config.layers * count * heads {
+                let sequence = head / heads % count;
+                let cached = self.sequences.cached(sequence).len();
+                let offset = cache + ((head * context + cached) * position_bytes) as u64;
+                let poison = &nan[cached * position_bytes..];
+                self.device.write_state(offset, poison)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a launch of `pass` is told.
+    fn arguments(&self, pass: &Pass, mode: OgMode) -> OgArguments {
+        let options = &self.options;
+        let (stall_block, stall_epoch) = options.stall.unwrap_or_default();
+        OgArguments {
+            weights: self.addresses.weights,
+            state: self.addresses.state,
+            mailbox: self.addresses.mailbox,
+            model: self.weights.model,
+            at: self.state.at,
+            mode,
+            barrier: options.barrier.kind(),
+            max_steps: 1,
+            ring_capacity: options.ring_capacity as u32,
+            tile: pass.shared.tile,
+            attention_blocks: pass.blocks,
+            score_blocks: pass.blocks,
+            attended_at: pass.shared.attended_at,
+            qkv_segments: pass.segments.qkv,
+            output_segments: pass.segments.output,
+            gate_up_segments: pass.segments.gate_up,
+            down_segments: pass.segments.down,
+            split_length: options.split_length,
+            select: 0,
+            prefetch: options.prefetch,
+            watchdog_ms: options.watchdog.as_millis().try_into().unwrap_or(u32::MAX),
+            layer: 0,
+            stall_block,
+            stall_epoch,
+            padding: 0,
+        }
+    }
+
+    fn launch(&mut self, pass: &Pass, arguments: OgArguments) -> Result<(), DeviceError> {
+        self.device.launch(&Launch {
+            kernel: pass.kernel.clone(),
+            blocks: pass.blocks,
+            threads: pass.threads,
+            shared_bytes: pass.shared.bytes,
+            cooperative: true,
+            arguments,
+        })
+    }
+
+    /// Runs `columns` through the layers together. Logits that are not finite are no error here:
+    /// who reads them finds them.
+    fn run(&mut self, pass: &Pass, columns: &[OgColumn]) -> Result<(), EngineError> {
+        let mut control = OgControl {
+            columns: columns.len() as u32,
+            not_finite: OG_ALL_FINITE,
+            ..OgControl::default()
+        };
+        control.column[..columns.len()].copy_from_slice(columns);
+        self.device.wait()?;
+        self.device.mailbox().clear();
+        let at = self.state.at.control;
+        self.device.write_state(at, bytes_of(&control))?;
+        let arguments = self.arguments(pass, OG_MODE_COLUMNS);
+        self.launch(pass, arguments)?;
+        self.device.wait()?;
+        self.check_report()
+    }
+
+    /// What became of the last launch.
+    fn check_report(&mut self) -> Result<(), EngineError> {
+        let report = self.device.mailbox().report();
+        match report.status {
+            OG_STATUS_DONE => Ok(()),
+            OG_STATUS_NOT_FINITE => match self.read_control()?.1 {
+                Some(found) => Err(found.error(self.config.layers)),
+                None => Err(self.inconsistent("nothing is not finite".into())),
+            },
+            OG_STATUS_STALLED => {
+                self.reset_barrier()?;
+                Err(EngineError::Device(DeviceError::Stalled {
+                    block: report.block,
+                    phase: report.phase,
+                    layer: report.layer,
+                }))
+            }
+            status => Err(self.inconsistent(format!("its report has status {status}"))),
+        }
+    }
+
+    /// The control block as the last launch left it, and what it says is not finite.
+    fn read_control(&mut self) -> Result<(OgControl, Option<NotFinite>), DeviceError> {
+        let mut control = OgControl::default();
+        let at = self.state.at.control;
+        self.device.read_state(at, bytes_of_mut(&mut control))?;
+        let not_finite = NotFinite::from_control(&control, self.config.layers);
+        Ok((control, not_finite))
+    }
+
+    /// After a stall: blocks have left between two epochs.
+    fn reset_barrier(&mut self) -> Result<(), DeviceError> {
+        let at = self.state.at;
+        let barrier = OgBarrier::default();
+        self.device.write_state(at.barrier, bytes_of(&barrier))?;
+        let arrivals = vec![0; self.plan.most_blocks() as usize * size_of::<u32>()];
+        self.device.write_state(at.arrivals, &arrivals)
+    }
+
+    fn inconsistent(&self, what: String) -> EngineError {
+        EngineError::Device(DeviceError::Inconsistent {
+            device: self.device.limits().name.clone(),
+            what,
+        })
+    }
+
+    /// Row `row` of the device's logits: `[vocabulary]`.
+    fn read_logits(&mut self, row: usize, logits: &mut [f32]) -> Result<(), DeviceError> {
+        let bytes = cast_slice_mut(logits);
+        let offset = self.state.at.logits + (row * bytes.len()) as u64;
+        self.device.read_state(offset, bytes)
+    }
+
+    /// Brings the logits of `sequence` to the host, for its sampler.
+    fn fetch_logits(&mut self, sequence: usize) -> Result<(), DeviceError> {
+        let size = self.config.vocab_size;
+        let mut all = std::mem::take(&mut self.logits);
+        let result = self.read_logits(sequence, &mut all[sequence * size..][..size]);
+        self.logits = all;
+        result
+    }
+
+    /// Runs a piece of a prompt of `sequence`; `logits_row` says where the logits of its column go.
+    fn run_piece(
+        &mut self,
+        sequence: usize,
+        piece: &[TokenId],
+        logits_row: impl Fn(usize) -> u32,
+    ) -> Result<(), EngineError> {
+        let first = self.sequences.cached(sequence).len();
+        let column = |(index, &token): (usize, &TokenId)| OgColumn {
+            sequence: sequence as u32,
+            position: (first + index) as u32,
+            token,
+            logits_row: logits_row(index),
+        };
+        let columns: Vec<_> = piece.iter().enumerate().map(column).collect();
+        let pass = self.plan.prefill(piece.len())?.clone();
+        self.run(&pass, &columns)?;
+        for &token in piece {
+            self.sequences.push(sequence, token);
+        }
+        Ok(())
+    }
+
+    /// Tokens of a prompt that run together.
+    fn piece_length(&self) -> usize {
+        self.plan.widest_prefill(self.options.columns)
+    }
+}
+
+/// Where a launch met NaN or infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NotFinite {
+    norm: usize,
+    position: usize,
+}
+
+impl NotFinite {
+    fn from_control(control: &OgControl, layers: usize) -> Option<Self> {
+        if control.not_finite == OG_ALL_FINITE {
+            return None;
+        }
+        let norm = control.not_finite as usize;
+        let index = control.not_finite_column as usize % MAX_COLUMNS;
+        // Logits are those after a request's last cached token; a norm is a column's.
+        let position = match norm > 2 * layers {
+            true => control.request[index].position.saturating_sub(1),
+            false => control.column[index].position,
+        };
+        Some(Self {
+            norm,
+            position: position as usize,
+        })
+    }
+
+    fn is_logits(self, layers: usize) -> bool {
+        self.norm > 2 * layers
+    }
+
+    fn error(self, layers: usize) -> EngineError {
+        EngineError::not_finite_before(self.norm, layers, self.position)
+    }
+}
+
+impl<D: Device> Step for MegakernelEngine<D> {
+    fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
+        let column = |&Column { sequence, token }: &Column| OgColumn {
+            sequence: sequence as u32,
+            position: self.sequences.cached(sequence).len() as u32,
+            token,
+            logits_row: sequence as u32,
+        };
+        let device_columns: Vec<_> = columns.iter().map(column).collect();
+        let pass = self.plan.decode(columns.len())?.clone();
+        self.run(&pass, &device_columns)?;
+        for &Column { sequence, token } in columns {
+            self.sequences.push(sequence, token);
+            self.sequences.set_has_logits(sequence, true);
+            self.fetch_logits(sequence)?;
+        }
+        Ok(())
+    }
+
+    fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    fn take_logits(&mut self, sequence: usize) -> Option<&mut [f32]> {
+        let has_logits = self.sequences.has_logits(sequence);
+        self.sequences.set_has_logits(sequence, false);
+        let size = self.config.vocab_size;
+        has_logits.then(|| &mut self.logits[sequence * size..][..size])
+    }
+}
+
+impl<D: Device> Engine for MegakernelEngine<D> {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let pass = self.pass().expect("made with a kernel for one column");
+        Capabilities {
+            name: D::NAME,
+            sequences: self.sequences.count(),
+            context: self.sequences.context(),
+            threads: (pass.blocks * pass.threads) as usize,
+            host_bound: false,
+            kernels: self.options.variant.name(),
+        }
+    }
+
+    fn cached(&self, sequence: usize) -> &[TokenId] {
+        self.sequences.cached(sequence)
+    }
+
+    fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError> {
+        self.sequences.truncate(sequence, length)
+    }
+
+    fn prefill(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, tokens)?;
+        let mut done = 0;
+        for piece in tokens.chunks(self.piece_length()) {
+            done += piece.len();
+            let is_end = done == tokens.len();
+            self.run_piece(sequence, piece, |index| {
+                match is_end && index + 1 == piece.len() {
+                    true => sequence as u32,
+                    false => OG_NO_LOGITS,
+                }
+            })?;
+            self.sequences.set_has_logits(sequence, is_end);
+            if progress(done).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &mut self,
+        requests: &[DecodeRequest],
+        on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
+    ) -> Result<Vec<Finished>, EngineError> {
+        if requests.len() > MAX_COLUMNS {
+            return Err(EngineError::TooManyRequests {
+                found: requests.len(),
+                most: MAX_COLUMNS,
+            });
+        }
+        decode_loop::check(&self.sequences, requests)?;
+        if self.options.stage != Stage::V0 {
+            return self.decode_on_device(requests, on_token);
+        }
+        for request in requests {
+            self.fetch_logits(request.sequence)?;
+        }
+        decode_loop::decode(self, requests, on_token)
+    }
+
+    fn logits(
+        &mut self,
+        sequence: usize,
+        tokens: &[TokenId],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, tokens)?;
+        let mut logits = vec![0.0; self.config.vocab_size];
+        let scratch = self.sequences.count();
+        let mut done = 0;
+        for piece in tokens.chunks(self.piece_length()) {
+            let is_end = done + piece.len() == tokens.len();
+            // The last token's stay with the sequence, to decode from.
+            let row = |index: usize| match is_end && index + 1 == piece.len() {
+                true => sequence,
+                false => scratch + index,
+            };
+            let first = self.sequences.cached(sequence).len();
+            self.run_piece(sequence, piece, |index| row(index) as u32)?;
+            for index in 0..piece.len() {
+                self.read_logits(row(index), &mut logits)?;
+                if !logits.iter().all(|logit| logit.is_finite()) {
+                    return Err(EngineError::NotFinite {
+                        place: "the logits".into(),
+                        position: first + index,
+                    });
+                }
+                each(done + index, &logits);
+            }
+            done += piece.len();
+        }
+        self.sequences.set_has_logits(sequence, done > 0);
+        Ok(())
+    }
+}
