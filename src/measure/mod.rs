@@ -6,6 +6,7 @@
 //! - [`divergence`]: how far logits are from others
 //! - [`decode`]: the decode benchmark
 //! - [`inspection`]: what a model is, and the floor of its speed
+//! - [`step_budget`]: what a step of the megakernel reads, and what it waits for
 
 pub mod bandwidth;
 pub mod decode;
@@ -13,3 +14,4 @@ pub mod divergence;
 pub mod environment;
 pub mod inspection;
 pub mod statistics;
+pub mod step_budget;
