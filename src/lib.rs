@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod engine;
+pub mod gpu_check;
 pub mod measure;
 pub mod model;
 pub mod report;

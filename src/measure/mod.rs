@@ -6,10 +6,12 @@
 //! - [`divergence`]: how far logits are from others
 //! - [`decode`]: the decode benchmark
 //! - [`inspection`]: what a model is, and the floor of its speed
+//! - [`ladder`]: what must hold of an engine that runs the megakernel
 
 pub mod bandwidth;
 pub mod decode;
 pub mod divergence;
 pub mod environment;
 pub mod inspection;
+pub mod ladder;
 pub mod statistics;
