@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod engine;
+pub mod gpu_check;
 pub mod measure;
 pub mod memory;
 pub mod model;

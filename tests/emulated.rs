@@ -1,87 +1,27 @@
 //! The CUDA kernels in the emulator against the reference and the CPU engine, on random weights of
 //! odd shapes: every variant, stage, barrier and number of columns.
 
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use half::bf16;
-use onegrid::engine::cpu::{CpuEngine, CpuOptions, kernels};
+use onegrid::engine::cpu::CpuEngine;
 use onegrid::engine::emulated::{BLOCKS, EmulatedDevice, EmulatedEngine, THREADS};
 use onegrid::engine::megakernel::{
     Barrier, DeviceError, MAX_COLUMNS, MegakernelEngine, MegakernelOptions, Stage, Variant,
 };
-use onegrid::engine::reference::{KvPrecision, ReferenceEngine};
+use onegrid::engine::reference::ReferenceEngine;
 use onegrid::engine::{DecodeRequest, Decoded, Engine, EngineError, Finished, StopReason};
-use onegrid::model::config::{Llama3Scaling, Rope};
+use onegrid::measure::ladder::{
+    self, CONTEXT, Distances, options, request, samplings, shapes, tokens,
+};
 use onegrid::model::storage::Slice;
 use onegrid::model::weights::Values;
-use onegrid::model::{Architecture, Matrix, ModelConfig, TokenId, Weights, random};
+use onegrid::model::{Matrix, ModelConfig, TokenId, Weights};
 use onegrid::sampling::SamplingParams;
 
-const CONTEXT: usize = 48;
-
-/// Shapes that nothing divides, for each architecture: grouped heads or not, biases, norms, tied
-/// or not, both widths of heads. Small, since the emulator's time goes with the number of rows.
-fn shapes() -> [ModelConfig; 3] {
-    let qwen3 = ModelConfig {
-        architecture: Architecture::Qwen3,
-        hidden_size: 42,
-        intermediate_size: 37,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        vocab_size: 83,
-        max_positions: 2048,
-        rms_norm_eps: 1e-6,
-        rope: Rope {
-            theta: 1e6,
-            scaling: None,
-        },
-        tied_embeddings: true,
-    };
-    let qwen2 = ModelConfig {
-        architecture: Architecture::Qwen2,
-        hidden_size: 27,
-        heads: 3,
-        kv_heads: 1,
-        tied_embeddings: false,
-        ..qwen3.clone()
-    };
-    let llama = ModelConfig {
-        architecture: Architecture::Llama,
-        hidden_size: 19,
-        intermediate_size: 265,
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 128,
-        rope: Rope {
-            theta: 5e5,
-            scaling: Some(Llama3Scaling {
-                factor: 8.0,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original_max_positions: 128,
-            }),
-        },
-        ..qwen3.clone()
-    };
-    [qwen3, qwen2, llama]
-}
-
 fn weights(config: &ModelConfig) -> Weights {
-    random::weights(config, 7, &mut |_, _| ()).expect("memory")
-}
-
-fn options(sequences: usize) -> MegakernelOptions {
-    MegakernelOptions {
-        // Short, so that these few positions are split too.
-        split_length: 5,
-        watchdog: Duration::from_secs(60),
-        ..MegakernelOptions::new(CONTEXT, sequences)
-    }
+    ladder::weights(config).expect("memory")
 }
 
 fn emulated_on(
@@ -108,64 +48,27 @@ fn on_warps(weights: &Weights, options: MegakernelOptions) -> EmulatedEngine {
 }
 
 fn cpu(config: &ModelConfig, sequences: usize) -> CpuEngine {
-    let mut paths = kernels::available().into_iter();
-    let exact = paths.find(|path| !path.rounds_panels);
-    let options = CpuOptions {
-        threads: NonZeroUsize::new(1),
-        context: CONTEXT,
-        sequences,
-        kernels: exact.map(|path| path.name.to_owned()),
-    };
-    CpuEngine::new(weights(config), &options).expect("an engine")
+    ladder::cpu(weights(config), sequences).expect("an engine")
 }
 
 fn reference(weights: &Weights) -> ReferenceEngine {
-    let engine = ReferenceEngine::new(Arc::new(weights.clone()), CONTEXT, 1);
-    engine
-        .expect("an engine")
-        .with_kv_precision(KvPrecision::Bf16)
-}
-
-fn tokens(config: &ModelConfig, len: usize) -> Vec<TokenId> {
-    let token = |i: usize| (i * i * 31 + i * 7 + 3) % config.vocab_size;
-    (0..len).map(|i| token(i) as TokenId).collect()
+    ladder::reference(weights).expect("an engine")
 }
 
 fn all_logits(engine: &mut dyn Engine, tokens: &[TokenId]) -> Vec<Vec<f32>> {
-    let mut rows = Vec::new();
-    let result = engine.logits(0, tokens, &mut |_, row| rows.push(row.to_vec()));
-    result.expect("finite logits");
-    rows
+    ladder::all_logits(engine, tokens).expect("finite logits")
 }
-
-/// Largest difference over the largest magnitude.
-fn distance(found: &[f32], expected: &[f32]) -> f32 {
-    let scale = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-    difference.fold(0.0, f32::max) / scale
-}
-
-/// The sums are f32 in another order, over two layers of a few hundred terms: 1e-6 is usual.
-const TOLERANCE: f32 = 1e-4;
-/// A key on the edge between two bf16 numbers may fall to either side, which moves logits by up to
-/// 2^-9 of that key's part in them (the CPU engine's tests allow as much everywhere).
-const EDGE_TOLERANCE: f32 = 2e-3;
 
 fn check_logits(config: &ModelConfig, engine: &mut EmulatedEngine, len: usize, what: &str) {
     let tokens = tokens(config, len);
     let expected = all_logits(&mut reference(&weights(config)), &tokens);
     let found = all_logits(engine, &tokens);
-    let distances = found
-        .iter()
-        .zip(&expected)
-        .map(|(found, expected)| distance(found, expected));
-    let mut distances: Vec<f32> = distances.collect();
-    distances.sort_by(f32::total_cmp);
-    // One in ten positions may have met such a key.
-    let usual = distances[(len - 1) * 9 / 10];
-    let worst = distances[len - 1];
-    let is_close = usual < TOLERANCE && worst < EDGE_TOLERANCE;
-    assert!(is_close, "{:?} {what}: {distances:?}", config.architecture);
+    let distances = Distances::new(&found, &expected);
+    assert!(
+        distances.are_close(),
+        "{:?} {what}: {distances:?}",
+        config.architecture
+    );
     engine.truncate(0, 0).expect("a sequence");
     engine.poison_uncached().expect("memory");
 }
@@ -221,59 +124,13 @@ fn all_of_it(_: usize) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn request(sequence: usize, max_tokens: usize, sampling: &SamplingParams) -> DecodeRequest {
-    DecodeRequest {
-        sequence,
-        max_tokens,
-        sampling: sampling.clone(),
-        stop_tokens: Vec::new(),
-    }
-}
-
 fn decode(
     engine: &mut dyn Engine,
     prompts: &[Vec<TokenId>],
     max_tokens: usize,
     sampling: &SamplingParams,
 ) -> Vec<Finished> {
-    let mut requests = Vec::new();
-    for (sequence, prompt) in prompts.iter().enumerate() {
-        engine.truncate(sequence, 0).unwrap();
-        engine.prefill(sequence, prompt, &mut all_of_it).unwrap();
-        requests.push(request(sequence, max_tokens, sampling));
-    }
-    engine.decode(&requests, &mut go_on).unwrap()
-}
-
-fn samplings() -> Vec<SamplingParams> {
-    let sampled = SamplingParams {
-        temperature: 0.8,
-        seed: 5 << 33 | 9,
-        ..SamplingParams::default()
-    };
-    vec![
-        SamplingParams::default(),
-        SamplingParams {
-            repetition_penalty: 1.3,
-            ..SamplingParams::default()
-        },
-        sampled.clone(),
-        SamplingParams {
-            min_p: 0.05,
-            ..sampled.clone()
-        },
-        SamplingParams {
-            top_k: 20,
-            ..sampled.clone()
-        },
-        SamplingParams {
-            top_k: 50,
-            top_p: 0.9,
-            min_p: 0.02,
-            repetition_penalty: 1.2,
-            ..sampled
-        },
-    ]
+    ladder::decode(engine, prompts, max_tokens, sampling).expect("tokens")
 }
 
 #[test]

@@ -21,14 +21,15 @@ use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
-use attention::{Attention, AttentionPlan};
+use attention::{Attention, AttentionPlan, SPLIT};
 use forward::{Forward, NotFinite, STREAMED_COLUMNS, Token};
 use kernels::Kernels;
-use kv_cache::KvCache;
+use kv_cache::{Half, KvCache};
 use team::{Member, Team};
 use workspace::Workspace;
 
 use super::decode_loop::{self, Column, Step};
+use super::past::{FillPast, RandomPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::promotion::Promoter;
@@ -225,6 +226,36 @@ impl Step for CpuEngine {
         let size = self.weights.config.vocab_size;
         let logits = self.workspace.logits.as_mut_slice();
         has_logits.then(|| &mut logits[sequence * size..(sequence + 1) * size])
+    }
+}
+
+impl FillPast for CpuEngine {
+    fn fill_past(&mut self, sequence: usize, past: &RandomPast) -> Result<(), EngineError> {
+        self.sequences.truncate(sequence, 0)?;
+        self.sequences.check_fits(sequence, past.tokens())?;
+        let config = &self.weights.config;
+        for layer in 0..config.layers {
+            for head in 0..config.kv_heads {
+                let halves = [
+                    (Half::Keys, past.keys(layer, head)),
+                    (Half::Values, past.values(layer, head)),
+                ];
+                for (half, rows) in halves {
+                    let blocks = rows.chunks(SPLIT * config.head_dim);
+                    for (first, rows) in (0..).step_by(SPLIT).zip(blocks) {
+                        let positions = first..first + rows.len() / config.head_dim;
+                        let to = self.cache.pointer(sequence, layer, half, head, positions);
+                        // SAFETY: room for these rows, which the cache checked; nobody else uses
+                        // it while this engine is borrowed.
+                        unsafe { std::ptr::copy_nonoverlapping(rows.as_ptr(), to, rows.len()) };
+                    }
+                }
+            }
+        }
+        for &token in past.tokens() {
+            self.sequences.push(sequence, token);
+        }
+        Ok(())
     }
 }
 
