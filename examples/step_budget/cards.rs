@@ -154,8 +154,6 @@ pub const A10: Card = Card {
     ..RTX_3090
 };
 
-/// A load that hits L1: cycles [1].
-pub const L1_CYCLES: Range = range(32.0, 33.0, 34.0);
 /// A sum over the lanes of a warp: five shuffles and additions, cycles. Assumed.
 pub const REDUCTION_CYCLES: Range = range(100.0, 135.0, 180.0);
 /// A barrier of a block of 256 threads, cycles. Assumed.

@@ -43,7 +43,7 @@ mod tests {
     fn nothing_is_hidden_that_was_not_waited_for() {
         use crate::cards::CARDS;
         use crate::model::{End, Host, Reckoning};
-        use onegrid::measure::step_budget::{Grid, Loads, step};
+        use onegrid::measure::step_budget::{Grid, step};
         use onegrid::model::shapes;
 
         let config = shapes::config("qwen3-0.6b").unwrap();
@@ -52,7 +52,7 @@ mod tests {
                 blocks: card.multiprocessors,
             };
             for position in [0, 1, 1000, 30_000] {
-                let step = step(&config, grid, position, Loads::OneByOne, true);
+                let step = step(&config, grid, position, true);
                 let ends = [End::Best, End::Middle, End::Worst];
                 let times = ends.map(|end| {
                     let time = Reckoning::new(card, end).time(&step, None, Host::default());

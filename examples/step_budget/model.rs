@@ -3,8 +3,8 @@
 use onegrid::measure::step_budget::{Phase, Step, Waits};
 
 use crate::cards::{
-    BATCH_CYCLES, BLOCK_BARRIER_CYCLES, COPY_NS, Card, HOST_SAMPLE_US, L1_CYCLES, LAUNCH_US,
-    LOADED, REDUCTION_CYCLES, ROUND_TRIP_US, Range, SHARED_BYTES,
+    BATCH_CYCLES, BLOCK_BARRIER_CYCLES, COPY_NS, Card, HOST_SAMPLE_US, LAUNCH_US, LOADED,
+    REDUCTION_CYCLES, ROUND_TRIP_US, Range, SHARED_BYTES,
 };
 
 /// Which end of every range is reckoned with.
@@ -24,7 +24,7 @@ pub enum Constant {
     Barrier,
     L2,
     Memory,
-    /// Reductions, block barriers, batches and L1, all in cycles.
+    /// Reductions, block barriers, batches, all in cycles.
     Cycles,
     Host,
 }
@@ -176,7 +176,6 @@ impl Reckoning {
         };
         waits.l2 as f64 * self.cost(self.card.l2, Constant::L2) * 1e-3
             + waits.memory as f64 * self.memory_latency()
-            + cycles(waits.l1, L1_CYCLES)
             + cycles(waits.reductions, REDUCTION_CYCLES)
             + cycles(waits.block_barriers, BLOCK_BARRIER_CYCLES)
             + cycles(waits.batches, BATCH_CYCLES)

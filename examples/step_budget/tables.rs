@@ -1,6 +1,6 @@
 //! The tables of `experiments/step-budget/README.md`.
 
-use onegrid::measure::step_budget::{Grid, Loads, Phase, Step, Waits, step};
+use onegrid::measure::step_budget::{Grid, Phase, Step, Waits, step};
 use onegrid::model::{ModelConfig, shapes};
 use onegrid::report::table::{Cell, Column, Table};
 
@@ -52,19 +52,13 @@ enum Stage {
     V1,
 }
 
-fn v_step(card: Card, position: usize, stage: Stage, loads: Loads) -> Step {
-    step(
-        &qwen3(),
-        grid(card),
-        position,
-        loads,
-        matches!(stage, Stage::V1),
-    )
+fn v_step(card: Card, position: usize, stage: Stage) -> Step {
+    step(&qwen3(), grid(card), position, matches!(stage, Stage::V1))
 }
 
 fn time(reckoning: Reckoning, position: usize, stage: Stage) -> Time {
     let card = reckoning.card;
-    let step = v_step(card, position, stage, Loads::OneByOne);
+    let step = v_step(card, position, stage);
     let (fence_waits, host) = match stage {
         Stage::V0 => {
             let host = Host {
@@ -103,9 +97,8 @@ fn count(count: usize) -> Cell {
     Cell::number(count as f64, 0)
 }
 
-fn waits(waits: Waits) -> [Cell; 6] {
+fn waits(waits: Waits) -> [Cell; 5] {
     [
-        waits.l1,
         waits.l2,
         waits.memory,
         waits.reductions,
@@ -115,14 +108,7 @@ fn waits(waits: Waits) -> [Cell; 6] {
     .map(count)
 }
 
-const WAITS: [&str; 6] = [
-    "L1",
-    "L2",
-    "memory",
-    "warp sums",
-    "block barriers",
-    "batches",
-];
+const WAITS: [&str; 5] = ["L2", "memory", "warp sums", "block barriers", "batches"];
 
 fn phases() -> Table {
     let mut columns = vec![
@@ -133,17 +119,11 @@ fn phases() -> Table {
         Column::text("barrier after"),
     ];
     columns.extend(WAITS.map(|name| Column::number(name, "")));
-    columns.push(Column::number("L2, loads together", ""));
-    columns.push(Column::number("memory, loads together", ""));
     let mut table = Table::new(columns);
-    let [one_by_one, together] =
-        [Loads::OneByOne, Loads::Together].map(|loads| v_step(H200, POSITION, Stage::V1, loads));
-    let parts = |step: &Step| -> Vec<(usize, Phase)> {
-        let once = |phases: &[Phase]| phases.iter().map(|p| (1, *p)).collect::<Vec<_>>();
-        let layer = step.layer.iter().map(|p| (step.layers, *p)).collect();
-        [once(&step.first), layer, once(&step.last)].concat()
-    };
-    for ((times, phase), (_, other)) in parts(&one_by_one).into_iter().zip(parts(&together)) {
+    let step = v_step(H200, POSITION, Stage::V1);
+    let once = |phases: &[Phase]| phases.iter().map(|p| (1, *p)).collect::<Vec<_>>();
+    let layer = step.layer.iter().map(|p| (step.layers, *p)).collect();
+    for (times, phase) in [once(&step.first), layer, once(&step.last)].concat() {
         let mut row = vec![
             Cell::text(phase.name),
             count(times),
@@ -152,19 +132,17 @@ fn phases() -> Table {
             Cell::text(if phase.barrier { "yes" } else { "no" }),
         ];
         row.extend(waits(phase.waits));
-        row.extend([count(other.waits.l2), count(other.waits.memory)]);
         table.push(row);
     }
-    let preloads = one_by_one.phases().map(|phase| phase.preload).sum();
+    let preloads = step.phases().map(|phase| phase.preload).sum();
     let mut row = vec![
         Cell::text("a token"),
         Cell::Missing,
-        megabytes(one_by_one.bytes()),
+        megabytes(step.bytes()),
         megabytes(preloads),
-        Cell::text(one_by_one.barriers().to_string()),
+        Cell::text(step.barriers().to_string()),
     ];
-    row.extend(waits(one_by_one.waits()));
-    row.extend([count(together.waits().l2), count(together.waits().memory)]);
+    row.extend(waits(step.waits()));
     table.push(row);
     table
 }
@@ -182,7 +160,7 @@ fn counts() -> Table {
     let mut table = Table::new(columns);
     for card in CARDS {
         for position in POSITIONS {
-            let step = v_step(card, position, Stage::V1, Loads::OneByOne);
+            let step = v_step(card, position, Stage::V1);
             let mut row = vec![
                 Cell::text(card.name),
                 count(card.multiprocessors),
@@ -267,7 +245,7 @@ fn predictions() -> Table {
         for position in POSITIONS {
             let [v0, v1] = [Stage::V0, Stage::V1]
                 .map(|stage| move |end| time(Reckoning::new(card, end), position, stage));
-            let bytes = v_step(card, position, Stage::V1, Loads::OneByOne).bytes() as f64;
+            let bytes = v_step(card, position, Stage::V1).bytes() as f64;
             let reached = bytes * v1(End::Middle).tokens_per_second() * 1e-9;
             table.push([
                 Cell::text(card.name),
@@ -319,11 +297,9 @@ fn remedies() -> Table {
         Column::number("position", ""),
         Column::number("V1 with grid.sync", "us"),
         Column::number("V1", "us"),
-        Column::number("V1, loads together", "us"),
         Column::number("V2, at least", "us"),
-        Column::number("V2, loads together, at least", "us"),
         Column::number("bytes alone", "us"),
-        Column::number("chain, loads together", "us"),
+        Column::number("chain", "us"),
     ]);
     for card in CARDS {
         for position in [POSITION, 1024] {
@@ -332,24 +308,20 @@ fn remedies() -> Table {
                 fence_waits: true,
                 ..reckoning
             };
-            let [one_by_one, together] = [Loads::OneByOne, Loads::Together]
-                .map(|loads| v_step(card, position, Stage::V1, loads));
-            let total = |reckoning: Reckoning, step: &Step| {
-                let time = reckoning.time(step, Some(in_flight(card)), Host::default());
+            let step = v_step(card, position, Stage::V1);
+            let total = |reckoning: Reckoning| {
+                let time = reckoning.time(&step, Some(in_flight(card)), Host::default());
                 Cell::number(time.total(), 0)
             };
-            let (bytes, chain) = reckoning.streamed(&one_by_one);
-            let (_, short_chain) = reckoning.streamed(&together);
+            let (bytes, chain) = reckoning.streamed(&step);
             table.push([
                 Cell::text(card.name),
                 count(position),
-                total(fenced, &one_by_one),
-                total(reckoning, &one_by_one),
-                total(reckoning, &together),
+                total(fenced),
+                total(reckoning),
                 Cell::number(bytes.max(chain), 0),
-                Cell::number(bytes.max(short_chain), 0),
                 Cell::number(bytes, 0),
-                Cell::number(short_chain, 0),
+                Cell::number(chain, 0),
             ]);
         }
     }

@@ -16,6 +16,13 @@ const MAX_SPLITS: usize = 64;
 const THREADS: usize = 256;
 /// Chunks of each row that a warp has on their way at once (`batch_chunks` of `core/product.h`).
 const BATCH_CHUNKS: usize = 4;
+/// Elements that a thread has on their way at once where activations come into shared memory: four
+/// loads of four (`fill_tile` of `core/product.h`, one column).
+const FILL: usize = 4 * FILL_LOADS;
+/// Of these, the loads (`ITEMS` there).
+const FILL_LOADS: usize = 4;
+/// Splits of attention that are merged at once (`TOGETHER` of `phase/output.h`).
+const MERGED_SPLITS: usize = 4;
 /// Past positions whose keys and values a lane has on their way at once (`PAST_UNROLL` of
 /// `phase/attention.h`).
 const PAST_UNROLL: usize = 4;
@@ -25,17 +32,6 @@ const SPLIT_LENGTH: usize = 64;
 const WARP: usize = 32;
 /// Bytes of a weight, a key or a value.
 const BF16: usize = 2;
-
-/// How the loops that bring activations into shared memory wait for their loads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loads {
-    /// As nvcc 13.0 compiles them for sm_90: one element at a time, each stored to shared memory
-    /// before the next is loaded, and the norm's weights loaded after the barrier.
-    OneByOne,
-    /// As they could be: all of a thread's loads under way before the first is stored, and what
-    /// doesn't depend on the barrier (weights of norms, the rotary table) loaded before it.
-    Together,
-}
 
 /// The grid of a launch: one block on each multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +71,7 @@ impl Grid {
 /// What a block's slowest thread waits for, one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
-    /// Loads that hit L1.
-    pub l1: usize,
-    /// Loads that hit L2: what other blocks wrote before the barrier.
+    /// Loads that hit L2: what other blocks wrote before the barrier, or what was brought there.
     pub l2: usize,
     /// Loads from memory that nothing was asked for ahead of.
     pub memory: usize,
@@ -93,7 +87,6 @@ impl Waits {
     /// These waits, `times` over.
     pub fn times(self, times: usize) -> Self {
         Self {
-            l1: self.l1 * times,
             l2: self.l2 * times,
             memory: self.memory * times,
             reductions: self.reductions * times,
@@ -105,7 +98,6 @@ impl Waits {
     /// Both, one after the other.
     pub fn and(self, other: Self) -> Self {
         Self {
-            l1: self.l1 + other.l1,
             l2: self.l2 + other.l2,
             memory: self.memory + other.memory,
             reductions: self.reductions + other.reductions,
@@ -181,24 +173,16 @@ struct Counter<'a> {
     config: &'a ModelConfig,
     grid: Grid,
     position: usize,
-    loads: Loads,
 }
 
 /// The step that decodes one token of one sequence, with `position` positions cached, on a grid of
 /// `grid`. `samples`: whether the kernel also takes the token (stage V1); otherwise the host does
 /// (V0), and the step ends with the logits.
-pub fn step(
-    config: &ModelConfig,
-    grid: Grid,
-    position: usize,
-    loads: Loads,
-    samples: bool,
-) -> Step {
+pub fn step(config: &ModelConfig, grid: Grid, position: usize, samples: bool) -> Step {
     let counter = Counter {
         config,
         grid,
         position,
-        loads,
     };
     let embed = Phase {
         name: "embed",
@@ -229,11 +213,6 @@ pub fn step(
 }
 
 impl Counter<'_> {
-    /// Elements of a vector that each thread brings into shared memory.
-    fn elements(&self, length: usize) -> usize {
-        length.div_ceil(THREADS)
-    }
-
     /// A product of `rows` rows whose x takes `fill` to be there.
     fn product(&self, name: &'static str, rows: usize, length: usize, fill: Waits) -> Phase {
         let tail = Waits {
@@ -252,47 +231,28 @@ impl Counter<'_> {
         }
     }
 
-    /// The residual and the norm's weights, and the norm's scale.
+    /// The residual, the norm's weights beside it, which were brought into L2 before the barrier,
+    /// and the norm's scale.
     fn norm(&self) -> Waits {
-        let fill = match self.loads {
-            // Nobody has read these weights since the last token: they come from memory, and the
-            // residual meanwhile.
-            Loads::OneByOne => Waits {
-                memory: self.elements(self.config.hidden_size),
-                ..Waits::default()
-            },
-            Loads::Together => Waits {
-                l2: 1,
-                ..Waits::default()
-            },
-        };
-        fill.and(Waits {
+        Waits {
             reductions: 2,
-            ..Waits::default()
-        })
+            ..self.vector(self.config.hidden_size)
+        }
     }
 
-    /// A vector that the phase before wrote.
+    /// A vector that the phase before wrote, brought into shared memory.
     fn vector(&self, length: usize) -> Waits {
-        let l2 = match self.loads {
-            Loads::OneByOne => self.elements(length),
-            Loads::Together => 1,
-        };
         Waits {
-            l2,
+            l2: length.div_ceil(THREADS * FILL),
             ..Waits::default()
         }
     }
 
     /// Sums of the warps that share rows, added to the residual.
     fn add_to_residual(&self) -> Waits {
-        // Two rows, one after the other, as the compiler can't know that they don't overlap.
-        let l2 = match self.loads {
-            Loads::OneByOne => GROUP_ROWS,
-            Loads::Together => 0,
-        };
         Waits {
-            l2,
+            // Two rows, one after the other, as the compiler can't know that they don't overlap.
+            l2: GROUP_ROWS,
             block_barriers: 1,
             ..Waits::default()
         }
@@ -314,14 +274,10 @@ impl Counter<'_> {
             batches: 1,
             ..Waits::default()
         };
-        // The query, its norm, the rotary table; then the lanes' and the warps' results merged.
-        let (l2, memory) = match self.loads {
-            Loads::OneByOne => (3, usize::from(self.config.qk_norm())),
-            Loads::Together => (1, 0),
-        };
+        // The query or key, its norm's weights (in L2 since `qkv`), and two rows of the rotary table, the
+        // second after what the first gave is stored; then the lanes' and the warps' results merged.
         let around = Waits {
-            l2,
-            memory,
+            l2: 3 + usize::from(self.config.qk_norm()),
             reductions: 5,
             block_barriers: 2,
             ..Waits::default()
@@ -343,19 +299,10 @@ impl Counter<'_> {
     fn output(&self) -> Phase {
         let config = self.config;
         let splits = self.grid.splits(config, self.position);
-        let elements = self.elements(config.q_size());
-        // Of every element: the maximum over the splits, then the sums, two splits at a time.
-        let merge = match self.loads {
-            Loads::OneByOne => Waits {
-                l1: elements * (splits - 1),
-                l2: elements * (1 + splits.div_ceil(2)),
-                ..Waits::default()
-            },
-            // Sixteen loads at a time.
-            Loads::Together => Waits {
-                l2: 1 + (elements * splits).div_ceil(16),
-                ..Waits::default()
-            },
+        // One load after the other goes through the splits, a few of them at a time.
+        let merge = Waits {
+            l2: config.q_size().div_ceil(THREADS * 4) * splits.div_ceil(MERGED_SPLITS),
+            ..Waits::default()
         };
         let fill = merge.and(self.add_to_residual());
         let product = self.product("output", config.hidden_size, config.q_size(), fill);
@@ -395,9 +342,11 @@ impl Counter<'_> {
         Phase {
             name: "score",
             waits: Waits {
+                // One at a time.
+                l2: tokens.div_ceil(THREADS),
                 reductions: 2,
                 block_barriers: 3,
-                ..self.vector(tokens)
+                ..Waits::default()
             },
             barrier: true,
             ..Phase::default()
@@ -406,14 +355,10 @@ impl Counter<'_> {
 
     /// Every block takes the best of all blocks' tokens.
     fn sample(&self) -> Phase {
-        let l2 = match self.loads {
-            Loads::OneByOne => self.grid.blocks.div_ceil(WARP),
-            Loads::Together => 1,
-        };
         Phase {
             name: "sample",
             waits: Waits {
-                l2,
+                l2: self.grid.blocks.div_ceil(WARP),
                 reductions: 4,
                 block_barriers: 2,
                 ..Waits::default()
@@ -438,7 +383,7 @@ mod tests {
     fn a_step_reads_the_weights_once_and_the_past() {
         let config = qwen3();
         for position in [0, 1, 128, 8192] {
-            let step = step(&config, H200, position, Loads::OneByOne, true);
+            let step = step(&config, H200, position, true);
             let embedding = config.hidden_size * BF16;
             assert_eq!(step.bytes(), config.bytes_per_token(position) + embedding);
         }
@@ -447,7 +392,7 @@ mod tests {
     #[test]
     fn a_layer_has_five_barriers_and_a_token_two_more() {
         let config = qwen3();
-        let barriers = |samples| step(&config, H200, 1, Loads::OneByOne, samples).barriers();
+        let barriers = |samples| step(&config, H200, 1, samples).barriers();
         assert_eq!(barriers(false), 1 + 5 * 28);
         assert_eq!(barriers(true), 2 + 5 * 28);
     }
@@ -464,23 +409,30 @@ mod tests {
         let config = qwen3();
         for blocks in [8, 82, 128, 132, 170] {
             let grid = Grid { blocks };
-            for phase in step(&config, grid, 128, Loads::OneByOne, true).phases() {
+            for phase in step(&config, grid, 128, true).phases() {
                 assert!(phase.preload <= phase.bytes, "{phase:?}");
                 assert!(phase.preload <= blocks * Grid::IN_FLIGHT, "{phase:?}");
                 assert!(phase.early <= phase.preload, "{phase:?}");
             }
         }
         // All of O: a block has four groups of its rows, and two warps for each.
-        let output = step(&config, H200, 128, Loads::OneByOne, true).layer[2];
+        let output = step(&config, H200, 128, true).layer[2];
         assert_eq!(output.preload, output.bytes);
     }
 
     #[test]
     fn loads_under_way_together_are_waited_for_once() {
         let config = qwen3();
-        let waits = |loads| step(&config, H200, 128, loads, false).layer[4].waits.l2;
-        assert_eq!(waits(Loads::OneByOne), 3072 / THREADS + GROUP_ROWS);
-        assert_eq!(waits(Loads::Together), 1);
+        let l2 =
+            |position, phase: usize| step(&config, H200, position, false).layer[phase].waits.l2;
+        // The residual: one load of a thread. The activations of `down`: three.
+        assert_eq!([0, 3].map(|phase| l2(128, phase)), [1, 1]);
+        assert_eq!(l2(128, 4), 1 + GROUP_ROWS);
+        // The heads' outputs: two loads of a thread, each merged from 2 and from 16 splits.
+        assert_eq!(
+            [128, 1024].map(|position| l2(position, 2)),
+            [2 + GROUP_ROWS, 8 + GROUP_ROWS]
+        );
     }
 
     #[test]
@@ -497,6 +449,10 @@ mod tests {
         }
         let product = include_str!("../../cuda/core/product.h");
         assert!(product.contains("return columns == 8 ? 2 : 4;"));
+        assert!(product.contains(&format!("ITEMS = COLUMNS == 1 ? {FILL_LOADS} :")));
+        assert!(product.contains("step = block.threads * 4;"));
+        let output = include_str!("../../cuda/phase/output.h");
+        assert!(output.contains(&format!("TOGETHER = {MERGED_SPLITS};")));
         let attention = include_str!("../../cuda/phase/attention.h");
         assert!(attention.contains("PAST_UNROLL = QUERIES == 2 ? 4 : 2;"));
     }
