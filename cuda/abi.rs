@@ -207,9 +207,9 @@ pub struct OgState {
     pub barrier: u64,
     /// [blocks] u32: the last epoch at which each block arrived
     pub arrivals: u64,
-    /// [columns][hidden] f32
+    /// [columns][hidden_stride] f32; zeros beyond hidden, which nobody writes
     pub residual: u64,
-    /// [columns][hidden] f32, of the norm that one block computes for all
+    /// the same, of the norm that one block computes for all
     pub normed: u64,
     /// [columns][(heads + 2 * kv_heads) * head_dim] f32
     pub qkv: u64,
@@ -217,9 +217,9 @@ pub struct OgState {
     pub split_sums: u64,
     /// ...[2] f32: maximum (base 2) and sum of the weights
     pub split_softmax: u64,
-    /// [kv_heads][columns][hidden] f32: O projection by head (fused phases)
+    /// [kv_heads][columns][hidden_stride] f32: O projection by head (fused phases)
     pub head_outputs: u64,
-    /// [columns][intermediate] f32: SiLU(gate) * up
+    /// [columns][intermediate_stride] f32: SiLU(gate) * up
     pub activated: u64,
     /// [rows of the largest matrix][columns] f32: sums so far, where x takes several tiles
     pub partial_rows: u64,
