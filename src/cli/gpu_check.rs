@@ -25,7 +25,7 @@ pub struct GpuCheckArgs {
     #[arg(long, value_name = "SECONDS", default_value = "480", value_parser = seconds)]
     limit: Duration,
 
-    /// The folder that results go to, which must not hold any [default: gpu-check-<name of the GPU>]
+    /// The folder that results go to, which must not hold any [default: gpu-check-GPU]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
