@@ -26,7 +26,7 @@
 /* Elements that one warp reads of a row at once: 32 lanes of 16 bytes. */
 #define OG_CHUNK 256
 /* Threads of a block at most. */
-#define OG_MAX_THREADS 512
+#define OG_MAX_THREADS 256
 /* Bytes of a block's shared memory before the part that phases share by turns (`x`, or attention's). */
 #define OG_SHARED_FIXED 9216
 /* Queries (columns times heads of one KV head) that attention holds in registers at most. */

@@ -135,11 +135,18 @@ struct Megakernel {
         if (block.thread == 0) GridBarrier().begin();
         if (!run_passes()) return;
         GridBarrier().finish();
+        if (block.is_first_thread()) {
+            // A norm of the last pass may have noted something since this block's copy was made.
+            OgControl& control = block.shared.control;
+            if (control.not_finite == OG_ALL_FINITE) {
+                control.not_finite = block.control_in_state().not_finite;
+                control.not_finite_column = block.control_in_state().not_finite_column;
+            }
+            const bool finite = control.not_finite == OG_ALL_FINITE;
+            block.mailbox().report.status = finite ? OG_STATUS_DONE : OG_STATUS_NOT_FINITE;
+        }
         BLOCK_SYNC();
-        const uint32_t not_finite = block.control_in_state().not_finite;
-        if (block.arguments.mode == OG_MODE_DECODE) block.save_control();
-        if (!block.is_first_thread()) return;
-        block.mailbox().report.status = not_finite == OG_ALL_FINITE ? OG_STATUS_DONE : OG_STATUS_NOT_FINITE;
+        block.save_control();
     }
 };
 

@@ -87,25 +87,36 @@ __device__ __forceinline__ T shuffle(T value, unsigned lane) {
 #endif
 }
 
-// The sum over the `WIDTH` lanes around this one (a power of two), in the order of a butterfly:
-// the same bits in every lane.
-template <unsigned WIDTH = WARP>
-__device__ __forceinline__ float lanes_sum(float value) {
+// Replaces each value by its sum over the `WIDTH` lanes around this one (a power of two), in the order of a
+// butterfly: the same bits in every lane.
+template <unsigned WIDTH, int COUNT>
+__device__ __forceinline__ void lanes_sums(float (&values)[COUNT]) {
 #if ONEGRID_EMULATED
-    // One rendezvous instead of log2(WIDTH).
-    float level[WARP];
-    emulator::gather(value, level);
-    for (unsigned mask = WIDTH / 2; mask > 0; mask /= 2) {
-        float next[WARP];
-        for (unsigned lane = 0; lane < WARP; ++lane) next[lane] = level[lane] + level[lane ^ mask];
-        for (unsigned lane = 0; lane < WARP; ++lane) level[lane] = next[lane];
+    // One rendezvous instead of COUNT * log2(WIDTH).
+    float level[COUNT][WARP];
+    emulator::gather(values, level);
+    for (int i = 0; i < COUNT; ++i) {
+        for (unsigned mask = WIDTH / 2; mask > 0; mask /= 2) {
+            float next[WARP];
+            for (unsigned lane = 0; lane < WARP; ++lane) next[lane] = level[i][lane] + level[i][lane ^ mask];
+            for (unsigned lane = 0; lane < WARP; ++lane) level[i][lane] = next[lane];
+        }
+        values[i] = level[i][lane_index()];
     }
-    return level[lane_index()];
 #else
 #pragma unroll
-    for (unsigned mask = WIDTH / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(0xffffffffu, value, mask);
-    return value;
+    for (int i = 0; i < COUNT; ++i) {
+#pragma unroll
+        for (unsigned mask = WIDTH / 2; mask > 0; mask /= 2) values[i] += __shfl_xor_sync(0xffffffffu, values[i], mask);
+    }
 #endif
+}
+
+// The sum of one value over all lanes.
+__device__ __forceinline__ float lanes_sum(float value) {
+    float values[1] = {value};
+    lanes_sums<WARP>(values);
+    return values[0];
 }
 
 __device__ __forceinline__ void warp_sync() {

@@ -61,7 +61,8 @@ struct Product {
           lane(block.lane()),
           warp(block.warp()),
           warps(block.warps()),
-          tile_begin(0) {
+          tile_begin(0),
+          at(matrix) {
         begin_tile();
     }
 
@@ -106,7 +107,7 @@ struct Product {
     }
 
     // Adds the batch at `first_chunk` to `sums`.
-    __device__ __forceinline__ void multiply(float (&sums)[ROWS][COLUMNS], const Batch<COLUMNS>& batch, const float* x,
+    __device__ __forceinline__ void multiply(float (&sums)[ROWS * COLUMNS], const Batch<COLUMNS>& batch, const float* x,
                                              uint32_t first_chunk, uint32_t end) const {
 #pragma unroll
         for (int c = 0; c < CHUNKS; ++c) {
@@ -131,7 +132,7 @@ struct Product {
 #pragma unroll
                 for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-                    for (int i = 0; i < 8; ++i) sums[r][column] = fmaf(w[r][i], values[i], sums[r][column]);
+                    for (int i = 0; i < 8; ++i) sums[r * COLUMNS + column] = fmaf(w[r][i], values[i], sums[r * COLUMNS + column]);
                 }
             }
         }
@@ -142,14 +143,14 @@ struct Product {
     // `stage.scale(column)` is what the column's sums are multiplied with, if the stage SCALES.
     // `finish(row, column, sums)` is called once for each group and column, with the group's first
     // row within the block's share, by one thread, always the same for all tiles.
-    // `partial` is [matrix rows from the block's first][COLUMNS], and written only if x takes several tiles.
+    // `first_row`: the block's first, of all rows.
     // Ends with the block's threads out of step.
     template <class Stage, class Finish>
-    __device__ __forceinline__ void run(const Block& block, Batch<COLUMNS>& batch, float* partial, Stage stage, Finish finish) {
+    __device__ __forceinline__ void run(const Block& block, Batch<COLUMNS>& batch, uint32_t first_row, Stage stage, Finish finish) {
         const uint32_t columns = block.columns();
         // One thread has the sums of a tile: adds up, and finishes after the last.
         const auto add_tile = [&](uint32_t row, uint32_t column, float (&sums)[ROWS], float scale) {
-            float* so_far = partial + static_cast<uint64_t>(row) * COLUMNS + column;
+            float* so_far = block.state<float>(block.at.partial_rows) + static_cast<uint64_t>(first_row + row) * COLUMNS + column;
             if (tile_begin > 0) {
                 for (int r = 0; r < ROWS; ++r) sums[r] += so_far[r * COLUMNS];
             }
@@ -168,7 +169,7 @@ struct Product {
                 if (is_last_tile()) own_scale = scale_columns(block, stage);
             }
             while (has_unit()) {
-                float sums[ROWS][COLUMNS] = {};
+                float sums[ROWS * COLUMNS] = {}; // [ROWS][COLUMNS]
                 const uint32_t done = unit;
                 do {
                     const Batch<COLUMNS> current = batch;
@@ -177,13 +178,13 @@ struct Product {
                     load(batch);
                     multiply(sums, current, block.work, first_chunk, end);
                 } while (unit == done);
+                lanes_sums<WARP>(sums);
                 float mine[ROWS] = {}; // lane c takes the sums of column c
 #pragma unroll
                 for (int column = 0; column < COLUMNS; ++column) {
 #pragma unroll
                     for (int r = 0; r < ROWS; ++r) {
-                        const float sum = lanes_sum(sums[r][column]);
-                        if (lane == static_cast<unsigned>(column)) mine[r] = sum;
+                        if (lane == static_cast<unsigned>(column)) mine[r] = sums[r * COLUMNS + column];
                     }
                 }
                 if (lane >= columns) continue;

@@ -83,10 +83,13 @@ struct NormStage {
             }
         }
         // So far: the last tile leaves the sums of all.
+        float sums[COLUMNS];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) sums[c] = squares[c];
+        lanes_sums<WARP>(sums);
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
-            const float sum = lanes_sum(squares[c]);
-            if (block.lane() == 0) block.shared.squares[block.warp()][c] = sum;
+            if (block.lane() == 0) block.shared.squares[block.warp()][c] = sums[c];
         }
     }
 

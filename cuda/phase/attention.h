@@ -204,9 +204,10 @@ struct Attention {
                     float score = 0.0f;
 #pragma unroll
                     for (int i = 0; i < 8; ++i) score = fmaf(query[i], key[i], score);
-                    scores[u] = lanes_sum<LANES>(score);
+                    scores[u] = score;
                     seen[u] = position[u] < count && counts(q, position[u]);
                 }
+                lanes_sums<LANES>(scores);
                 accumulate(partials[q], scores, values, seen);
             }
         }

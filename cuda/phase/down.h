@@ -25,8 +25,7 @@ PHASE bool down_phase(uint32_t layer, OgPhase before) {
             residual[static_cast<uint64_t>(c) * hidden + e] = residual_before(c, e) + sums[r];
         }
     };
-    float* partial = block.state<float>(block.at.partial_rows) + static_cast<uint64_t>(first) * COLUMNS;
     const VectorStage<COLUMNS> stage{block, block.state<float>(block.at.activated), block.model.intermediate};
-    product.run(block, batch, partial, stage, finish);
+    product.run(block, batch, first, stage, finish);
     return true;
 }

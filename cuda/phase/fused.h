@@ -14,12 +14,13 @@ PHASE void head_blocks_phase(uint32_t layer) {
     const Attention<HEAD_DIM, COLUMNS> attention(block, layer);
     for (uint32_t kv_head = block.index; kv_head < block.model.kv_heads; kv_head += block.blocks) {
         const uint32_t key_rows = block.q_size() + kv_head * HEAD_DIM;
-        const uint32_t first[3] = {kv_head * group_rows, key_rows, key_rows + block.kv_size()};
-        for (int part = 0; part < 3; ++part) {
-            Product<COLUMNS> product = qkv_rows<COLUMNS>(block, layer, first[part], part == 0 ? group_rows : HEAD_DIM, 1);
+#pragma unroll 1
+        for (uint32_t part = 0; part < 3; ++part) {
+            const uint32_t first = part == 0 ? kv_head * group_rows : key_rows + (part - 1) * block.kv_size();
+            Product<COLUMNS> product = qkv_rows<COLUMNS>(block, layer, first, part == 0 ? group_rows : HEAD_DIM, 1);
             Batch<COLUMNS> batch;
             product.load(batch);
-            qkv_multiply<COLUMNS, false>(block, layer, first[part], product, batch);
+            qkv_multiply<COLUMNS, false>(block, layer, first, product, batch);
             BLOCK_SYNC(); // x is free for the next, and the rows are there for all threads
         }
         attention.run_head(kv_head, true, [&](const auto& task) { attention.run_to_state(task); });
@@ -75,7 +76,7 @@ struct AttentionOutput {
                 outputs[static_cast<uint64_t>(c) * hidden + first + row + r] = sums[r];
             }
         };
-        product.run(block, batch, nullptr, VectorStage<COLUMNS>{block, attended, group_size()}, finish);
+        product.run(block, batch, 0, VectorStage<COLUMNS>{block, attended, group_size()}, finish);
     }
 };
 

@@ -24,14 +24,13 @@ PHASE bool gate_up_phase(uint32_t layer, OgPhase before) {
         const float gate = sums[0], up = sums[1];
         activated[static_cast<uint64_t>(c) * intermediate + first + row / ROWS] = gate / (1.0f + expf(-gate)) * up;
     };
-    float* partial = block.state<float>(block.at.partial_rows) + static_cast<uint64_t>(first) * ROWS * COLUMNS;
     if constexpr (NORMED) {
-        product.run(block, batch, partial, normed_stage<COLUMNS>(block), finish);
+        product.run(block, batch, first * ROWS, normed_stage<COLUMNS>(block), finish);
     } else {
         const float* norm = block.layer_weights<float>(layer, block.model.post_attention_norm);
         auto residual = residual_before_mlp<FUSED>(block);
         NormStage<COLUMNS, decltype(residual)> stage(block, residual, norm);
-        product.run(block, batch, partial, stage, finish);
+        product.run(block, batch, first * ROWS, stage, finish);
         check_norm(block, 2 * layer + 1);
     }
     return true;

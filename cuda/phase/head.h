@@ -35,12 +35,11 @@ PHASE bool head_phase(OgPhase before) {
             logits[static_cast<uint64_t>(logits_row) * vocab + first + row + r] = sums[r];
         }
     };
-    float* partial = block.state<float>(block.at.partial_rows) + static_cast<uint64_t>(first) * COLUMNS;
     if constexpr (NORMED) {
-        product.run(block, batch, partial, normed_stage<COLUMNS>(block), finish);
+        product.run(block, batch, first, normed_stage<COLUMNS>(block), finish);
     } else {
         NormStage<COLUMNS, Residual> stage(block, residual_of(block), block.weights<float>(block.model.final_norm));
-        product.run(block, batch, partial, stage, finish);
+        product.run(block, batch, first, stage, finish);
         check_norm(block, 2 * layers);
     }
     return true;

@@ -61,7 +61,6 @@ PHASE bool output_phase(uint32_t layer, OgPhase before) {
             residual[static_cast<uint64_t>(c) * hidden + first + row + r] += sums[r];
         }
     };
-    float* partial = block.state<float>(block.at.partial_rows) + static_cast<uint64_t>(first) * COLUMNS;
-    product.run(block, batch, partial, MergeStage<HEAD_DIM, COLUMNS>{block}, finish);
+    product.run(block, batch, first, MergeStage<HEAD_DIM, COLUMNS>{block}, finish);
     return true;
 }

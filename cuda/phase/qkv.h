@@ -25,12 +25,11 @@ __device__ __forceinline__ void qkv_multiply(const Block& block, uint32_t layer,
             qkv[c * size + index] = sums[r] + (bias != nullptr ? bias[index] : 0.0f);
         }
     };
-    float* partial = block.state<float>(block.at.partial_rows) + static_cast<uint64_t>(first) * COLUMNS;
     if constexpr (NORMED) {
-        product.run(block, batch, partial, normed_stage<COLUMNS>(block), finish);
+        product.run(block, batch, first, normed_stage<COLUMNS>(block), finish);
     } else {
         NormStage<COLUMNS, Residual> stage(block, residual_of(block), block.layer_weights<float>(layer, block.model.input_norm));
-        product.run(block, batch, partial, stage, finish);
+        product.run(block, batch, first, stage, finish);
         check_norm(block, 2 * layer);
     }
 }
