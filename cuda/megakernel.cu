@@ -73,8 +73,8 @@ struct Megakernel {
     // One pass of the columns through the layers and the head.
     __device__ __forceinline__ static bool run_pass() {
         const Block block;
+        // Read only behind the barriers to come.
         if (block.thread == 0) block.plan_pass(query_block(COLUMNS), !BY_HEAD && !FUSED);
-        BLOCK_SYNC();
         embed_phase();
         OgPhase before = OG_PHASE_EMBED;
         GridBarrier().arrive(before);
