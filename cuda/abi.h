@@ -199,18 +199,28 @@ typedef struct OgRequest {
     uint32_t stop_token[OG_MAX_STOP_TOKENS];
 } OgRequest;
 
-/* What to do, and how far it is. The host writes it before a launch, and block 0 at its end. */
+/* What one thread finds out while a launch runs, and all blocks read after the next barrier. */
+typedef struct OgNews {
+    uint32_t stop_mask;         /* the mailbox's */
+    uint32_t not_finite;        /* the first norm that met a value that is not finite, or OG_ALL_FINITE */
+    uint32_t not_finite_column; /* in which column */
+    uint32_t padding;
+} OgNews;
+
+/* What to do, and how far it is. The host writes it before a launch, and block 0 at its end, all but the news: each
+ * block works on a copy of its own. */
 typedef struct OgControl {
     uint32_t columns;  /* of the next pass */
     uint32_t requests; /* OG_MODE_DECODE: how many */
     uint32_t steps;    /* passes made by this launch */
     uint32_t tokens;   /* tokens in the ring */
-    uint32_t stop_mask;     /* what block 0 last read of the mailbox's */
-    uint32_t not_finite;        /* the norm that met a value that is not finite, or OG_ALL_FINITE */
-    uint32_t not_finite_column; /* in which column */
+    uint32_t stop_mask;     /* as in the news that came with the last sample */
+    uint32_t not_finite;        /* as in the news, or the logits */
+    uint32_t not_finite_column;
     uint32_t ended;             /* every request ended */
     OgColumn column[OG_MAX_COLUMNS];
     OgRequest request[OG_MAX_COLUMNS];
+    OgNews news;
 } OgControl;
 
 /* The grid barrier. Never reset: it counts on from launch to launch. */

@@ -136,11 +136,11 @@ struct Megakernel {
         if (!run_passes()) return;
         GridBarrier().finish();
         if (block.is_first_thread()) {
-            // A norm of the last pass may have noted something since this block's copy was made.
+            // A norm of the last pass may have noted something since the last sample.
             OgControl& control = block.shared.control;
             if (control.not_finite == OG_ALL_FINITE) {
-                control.not_finite = block.control_in_state().not_finite;
-                control.not_finite_column = block.control_in_state().not_finite_column;
+                control.not_finite = block.news().not_finite;
+                control.not_finite_column = block.news().not_finite_column;
             }
             const bool finite = control.not_finite == OG_ALL_FINITE;
             block.mailbox().report.status = finite ? OG_STATUS_DONE : OG_STATUS_NOT_FINITE;
