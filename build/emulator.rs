@@ -7,10 +7,12 @@ use crate::{Build, files, read};
 /// The sources that the emulator runs, in `cuda/`.
 const SOURCES: [&str; 3] = ["emulator/emulator.cpp", "megakernel.cu", "step_kernels.cu"];
 
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 7] = [
     "-O2",
     "-g1",
     "-pthread",
+    // The same bits from every compiler.
+    "-ffp-contract=off",
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",
