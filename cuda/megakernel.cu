@@ -161,7 +161,14 @@ struct Megakernel {
     MEGAKERNEL(HEAD_DIM, COLUMNS, head_blocks)        \
     MEGAKERNEL(HEAD_DIM, COLUMNS, fused_phases)
 
-#if ONEGRID_EMULATED
+#if defined(ONEGRID_FEW_KERNELS)
+// For programs with sanitizers, which take long to compile: all that differs from kernel to kernel, once.
+MEGAKERNELS(64, 1)
+MEGAKERNELS(64, 2)
+MEGAKERNEL(64, 8, redundant_norm)
+MEGAKERNEL(128, 1, redundant_norm)
+MEGAKERNEL(128, 2, redundant_norm)
+#elif ONEGRID_EMULATED
 MEGAKERNELS(64, 1)
 MEGAKERNELS(64, 2)
 MEGAKERNELS(64, 4)
