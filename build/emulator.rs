@@ -5,7 +5,12 @@ use std::fs;
 use crate::{Build, files, read};
 
 /// The sources that the emulator runs, in `cuda/`.
-const SOURCES: [&str; 3] = ["emulator/emulator.cpp", "megakernel.cu", "step_kernels.cu"];
+const SOURCES: [&str; 4] = [
+    "emulator/emulator.cpp",
+    "megakernel.cu",
+    "step_kernels.cu",
+    "sync_overhead.cu",
+];
 
 const FLAGS: [&str; 7] = [
     "-O2",

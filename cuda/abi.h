@@ -151,14 +151,14 @@ typedef struct OgState {
     uint64_t control;  /* OgControl */
     uint64_t barrier;  /* OgBarrier */
     uint64_t arrivals; /* [blocks] u32: the last epoch at which each block arrived */
-    uint64_t residual; /* [columns][hidden] f32 */
-    uint64_t normed;   /* [columns][hidden] f32, of the norm that one block computes for all */
+    uint64_t residual; /* [columns][hidden_stride] f32; zeros beyond hidden, which nobody writes */
+    uint64_t normed;   /* the same, of the norm that one block computes for all */
     uint64_t qkv;      /* [columns][(heads + 2 * kv_heads) * head_dim] f32 */
     /* Attention of one stretch of positions: [columns][heads][OG_MAX_SPLITS]... */
     uint64_t split_sums;    /* ...[head_dim] f32: values weighted by exp2(score - maximum) */
     uint64_t split_softmax; /* ...[2] f32: maximum (base 2) and sum of the weights */
-    uint64_t head_outputs;  /* [kv_heads][columns][hidden] f32: O projection by head (fused phases) */
-    uint64_t activated;     /* [columns][intermediate] f32: SiLU(gate) * up */
+    uint64_t head_outputs;  /* [kv_heads][columns][hidden_stride] f32: O projection by head (fused phases) */
+    uint64_t activated;     /* [columns][intermediate_stride] f32: SiLU(gate) * up */
     uint64_t partial_rows;  /* [rows of the largest matrix][columns] f32: sums so far, where x takes several tiles */
     uint64_t logits;        /* [logits_rows][vocab] f32 */
     uint64_t seen;          /* [columns][ceil(vocab / 32)] u32: tokens that the repetition penalty applies to */

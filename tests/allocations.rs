@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use onegrid::engine::cpu::{CpuEngine, CpuOptions, kernels};
 use onegrid::engine::{DecodeRequest, Engine};
-use onegrid::model::{random, shapes};
+use onegrid::model::checkpoint::{self, LoadOptions};
+use onegrid::model::{Files, ModelConfig, Weights, promotion, random, shapes};
 use onegrid::sampling::SamplingParams;
 
 /// The system's allocator, with a count of how often it was asked for memory.
@@ -86,8 +87,38 @@ fn decode(engine: &mut CpuEngine, sampling: &SamplingParams, max_tokens: usize) 
     (call, last - first.unwrap())
 }
 
+/// Weights of many huge pages, in a mapped file.
+fn mapped() -> Weights {
+    let config = ModelConfig {
+        vocab_size: 200_000,
+        ..shapes::config("tiny").unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let made = random::weights(&config, 1, &mut |_, _| ()).unwrap();
+    checkpoint::write(folder.path(), &made).unwrap();
+    let files = Files::folder(folder.path()).unwrap();
+    checkpoint::load(&files, LoadOptions::default(), &mut |_, _| ()).unwrap()
+}
+
+fn moving_weights_allocates_nothing() {
+    let options = CpuOptions {
+        threads: NonZeroUsize::new(2),
+        context: 256,
+        sequences: 1,
+        kernels: None,
+    };
+    let mut engine = CpuEngine::new(mapped(), &options).unwrap();
+    let (_, between) = decode(&mut engine, &SamplingParams::default(), 60);
+    assert_eq!(between, 0, "between tokens, while weights are moved");
+    // None where there are no huge pages, or no memory.
+    if let Some(progress) = promotion::progress(engine.weights()) {
+        assert_eq!(progress.moved, progress.bytes, "all of it in 60 tokens");
+    }
+}
+
 #[test]
 fn a_token_allocates_nothing() {
+    moving_weights_allocates_nothing();
     let before = allocations();
     drop(std::hint::black_box(Box::new(1)));
     assert!(allocations() > before, "the counter counts");

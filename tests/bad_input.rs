@@ -156,7 +156,11 @@ fn loads_or_fails(result: Result<Weights, CheckpointError>) {
 }
 
 fn options() -> impl Strategy<Value = LoadOptions> {
-    let placements = select(vec![Placement::Mapped, Placement::HugePages]);
+    let placements = select(vec![
+        Placement::Auto,
+        Placement::Mapped,
+        Placement::HugePages,
+    ]);
     let precisions = select(vec![Precision::Stored, Precision::Bf16]);
     (placements, precisions).prop_map(|(placement, precision)| LoadOptions {
         placement,

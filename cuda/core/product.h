@@ -241,35 +241,77 @@ private:
     }
 };
 
-// Fills x with vectors that lie in the state: [columns][length].
+// Fills x, four elements of every column at a time, with all of a thread's loads under way before the first is
+// stored: they come from L2, one after the other they would cost its latency each. `read(c, e)` gives elements
+// e to e + 3 of column c, up to `length`, and `read_weight(e)` what goes with them in every column;
+// `take(c, values, weight)` returns what is stored.
+template <int COLUMNS, class Read, class ReadWeight, class Take>
+__device__ __forceinline__ void fill_tile(const Block& block, uint32_t begin, uint32_t end, uint32_t length, Read read, ReadWeight read_weight,
+                                          Take take) {
+    constexpr int ITEMS = COLUMNS == 1 ? 4 : COLUMNS == 2 ? 2 : 1;
+    const uint32_t tile = block.arguments.tile;
+    const uint32_t columns = block.columns();
+    const uint32_t padded = padded_to_chunk(end - begin);
+    const uint32_t step = block.threads * 4;
+#pragma unroll 1
+    for (uint32_t first = block.thread * 4; first < padded; first += step * ITEMS) {
+        const float4 zeros = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float4 values[ITEMS][COLUMNS], weight[ITEMS];
+#pragma unroll
+        for (int item = 0; item < ITEMS; ++item) {
+            const uint32_t e = begin + first + item * step;
+#pragma unroll
+            for (int c = 0; c < COLUMNS; ++c) {
+                const bool there = e < length && static_cast<uint32_t>(c) < columns;
+                values[item][c] = there ? read(c, e) : zeros;
+            }
+            weight[item] = e < length ? read_weight(e) : zeros;
+        }
+#pragma unroll
+        for (int item = 0; item < ITEMS; ++item) {
+            const uint32_t i = first + item * step;
+            if (i >= padded) break;
+#pragma unroll
+            for (int c = 0; c < COLUMNS; ++c) {
+                *reinterpret_cast<float4*>(block.work + c * tile + tile_index(i)) = take(c, values[item][c], weight[item]);
+            }
+        }
+    }
+}
+
+// Without weights.
+template <int COLUMNS, class Read>
+__device__ __forceinline__ void fill_tile(const Block& block, uint32_t begin, uint32_t end, uint32_t length, Read read) {
+    const auto no_weight = [](uint32_t) { return make_float4(0.0f, 0.0f, 0.0f, 0.0f); };
+    fill_tile<COLUMNS>(block, begin, end, length, read, no_weight, [](uint32_t, const float4& values, const float4&) { return values; });
+}
+
+__device__ __forceinline__ float4 load_four(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
+// Fills x with vectors that lie in memory: [columns][stride].
 template <int COLUMNS>
 struct VectorStage {
     const Block& block;
     const float* vectors;
-    uint32_t length;
+    uint32_t stride; // a multiple of 4
     static constexpr bool SCALES = false;
 
     __device__ __forceinline__ void fill(uint32_t begin, uint32_t end) const {
-        const uint32_t tile = block.arguments.tile;
-#pragma unroll 2
-        for (uint32_t i = block.thread; i < padded_to_chunk(end - begin); i += block.threads) {
-            const uint32_t e = begin + i;
-#pragma unroll
-            for (int c = 0; c < COLUMNS; ++c) {
-                const bool there = e < length && static_cast<uint32_t>(c) < block.columns();
-                block.work[c * tile + tile_index(i)] = there ? vectors[static_cast<uint64_t>(c) * length + e] : 0.0f;
-            }
-        }
+        const auto read = [&](uint32_t c, uint32_t e) { return load_four(vectors + static_cast<uint64_t>(c) * stride + e); };
+        fill_tile<COLUMNS>(block, begin, end, stride, read);
     }
 };
+
+// Asks for `bytes` bytes to be brought into L2, by all threads of the block.
+__device__ __forceinline__ void prefetch(const Block& block, const void* from, uint32_t bytes) {
+    constexpr uint32_t LINE = 128;
+#pragma unroll 1
+    for (uint32_t at = block.thread * LINE; at < bytes; at += block.threads * LINE) prefetch_l2(static_cast<const char*>(from) + at);
+}
 
 // Asks for the first `bytes` of the block's part of a product to be brought into L2.
 template <int COLUMNS>
 __device__ __forceinline__ void prefetch(const Block& block, const Product<COLUMNS>& product, uint32_t bytes) {
-    constexpr uint32_t LINE = 128;
-    const char* from = reinterpret_cast<const char*>(product.matrix);
     const uint64_t size = static_cast<uint64_t>(product.rows) * product.stride * 2;
-    const uint32_t end = bytes < size ? bytes : static_cast<uint32_t>(size);
-#pragma unroll 1
-    for (uint32_t at = block.thread * LINE; at < end; at += block.threads * LINE) prefetch_l2(from + at);
+    prefetch(block, product.matrix, bytes < size ? bytes : static_cast<uint32_t>(size));
 }

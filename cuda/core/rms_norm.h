@@ -8,16 +8,18 @@
 
 // The residual stream: element `e` of column `c`.
 struct Residual {
-    const float* residual; // [columns][hidden]
-    uint32_t hidden;
+    const float* residual; // [columns][stride]
+    uint32_t stride;
 
-    __device__ __forceinline__ float operator()(uint32_t c, uint32_t e) const { return residual[static_cast<uint64_t>(c) * hidden + e]; }
+    __device__ __forceinline__ float operator()(uint32_t c, uint32_t e) const { return residual[static_cast<uint64_t>(c) * stride + e]; }
+    // Elements e to e + 3.
+    __device__ __forceinline__ float4 four(uint32_t c, uint32_t e) const { return load_four(residual + static_cast<uint64_t>(c) * stride + e); }
 };
 
 // The same with the O projections of the KV heads added (fused phases).
 struct ResidualWithHeads {
     Residual residual;
-    const float* head_outputs; // [kv_heads][columns][hidden]
+    const float* head_outputs; // [kv_heads][columns][stride]
     uint32_t kv_heads;
     uint32_t columns;
 
@@ -25,14 +27,23 @@ struct ResidualWithHeads {
         float value = residual(c, e);
 #pragma unroll 4
         for (uint32_t head = 0; head < kv_heads; ++head) {
-            value += head_outputs[(static_cast<uint64_t>(head) * columns + c) * residual.hidden + e];
+            value += head_outputs[(static_cast<uint64_t>(head) * columns + c) * residual.stride + e];
         }
         return value;
+    }
+    __device__ __forceinline__ float4 four(uint32_t c, uint32_t e) const {
+        float4 values = residual.four(c, e);
+#pragma unroll 4
+        for (uint32_t head = 0; head < kv_heads; ++head) {
+            const float4 more = load_four(head_outputs + (static_cast<uint64_t>(head) * columns + c) * residual.stride + e);
+            values = make_float4(values.x + more.x, values.y + more.y, values.z + more.z, values.w + more.w);
+        }
+        return values;
     }
 };
 
 __device__ __forceinline__ Residual residual_of(const Block& block) {
-    return {block.state<float>(block.at.residual), block.model.hidden};
+    return {block.state<float>(block.at.residual), block.model.hidden_stride};
 }
 
 // What the MLP reads and adds to.
@@ -60,7 +71,7 @@ template <int COLUMNS, class Input>
 struct NormStage {
     const Block& block;
     const Input input;
-    const float* weight; // [hidden]
+    const float* weight; // [hidden], zeros up to the stride
     float squares[COLUMNS] = {};
     static constexpr bool SCALES = true;
 
@@ -68,20 +79,13 @@ struct NormStage {
         : block(block), input(input), weight(weight) {}
 
     __device__ __forceinline__ void fill(uint32_t begin, uint32_t end) {
-        const uint32_t tile = block.arguments.tile;
-        const uint32_t hidden = block.model.hidden;
-#pragma unroll 2
-        for (uint32_t i = block.thread; i < padded_to_chunk(end - begin); i += block.threads) {
-            const uint32_t e = begin + i;
-            const float w = e < hidden ? weight[e] : 0.0f;
-#pragma unroll
-            for (int c = 0; c < COLUMNS; ++c) {
-                float value = 0.0f;
-                if (e < hidden && static_cast<uint32_t>(c) < block.columns()) value = input(c, e);
-                squares[c] = fmaf(value, value, squares[c]);
-                block.work[c * tile + tile_index(i)] = value * w;
-            }
-        }
+        const auto read = [&](uint32_t c, uint32_t e) { return input.four(c, e); };
+        const auto read_weight = [&](uint32_t e) { return load_four(weight + e); };
+        const auto take = [&](uint32_t c, const float4& x, const float4& w) {
+            squares[c] = fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, squares[c]))));
+            return make_float4(x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w);
+        };
+        fill_tile<COLUMNS>(block, begin, end, block.model.hidden_stride, read, read_weight, take);
         // So far: the last tile leaves the sums of all.
         float sums[COLUMNS];
 #pragma unroll
@@ -108,5 +112,5 @@ __device__ __forceinline__ void check_norm(const Block& block, uint32_t norm) {
 // What one block computed for all (variant block0_norm): already scaled.
 template <int COLUMNS>
 __device__ __forceinline__ VectorStage<COLUMNS> normed_stage(const Block& block) {
-    return {block, block.state<float>(block.at.normed), block.model.hidden};
+    return {block, block.state<float>(block.at.normed), block.model.hidden_stride};
 }

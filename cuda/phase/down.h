@@ -22,10 +22,10 @@ PHASE bool down_phase(uint32_t layer, OgPhase before) {
     const auto finish = [&](uint32_t row, uint32_t c, const float (&sums)[ROWS]) {
         for (uint32_t r = 0; r < ROWS && first + row + r < hidden; ++r) {
             const uint32_t e = first + row + r;
-            residual[static_cast<uint64_t>(c) * hidden + e] = residual_before(c, e) + sums[r];
+            residual[static_cast<uint64_t>(c) * block.model.hidden_stride + e] = residual_before(c, e) + sums[r];
         }
     };
-    const VectorStage<COLUMNS> stage{block, block.state<float>(block.at.activated), block.model.intermediate};
+    const VectorStage<COLUMNS> stage{block, block.state<float>(block.at.activated), stride};
     product.run(block, batch, first, stage, finish);
     return true;
 }

@@ -14,6 +14,6 @@ PHASE void embed_phase() {
     for (uint32_t i = block.index * block.threads + block.thread; i < elements; i += block.blocks * block.threads) {
         const uint32_t c = i / hidden, e = i % hidden;
         const uint64_t row = block.shared.control.column[c].token;
-        residual[i] = bf16_to_float(embedding[row * block.model.hidden_stride + e]);
+        residual[static_cast<uint64_t>(c) * block.model.hidden_stride + e] = bf16_to_float(embedding[row * block.model.hidden_stride + e]);
     }
 }

@@ -70,10 +70,10 @@ struct AttentionOutput {
         });
         const uint32_t first = rows().first * ROWS;
         const uint32_t hidden = block.model.hidden;
-        float* outputs = block.state<float>(block.at.head_outputs) + static_cast<uint64_t>(kv_head) * block.at.columns * hidden;
+        float* outputs = block.state<float>(block.at.head_outputs) + static_cast<uint64_t>(kv_head) * block.at.columns * block.model.hidden_stride;
         const auto finish = [&](uint32_t row, uint32_t c, const float (&sums)[ROWS]) {
             for (uint32_t r = 0; r < ROWS && first + row + r < hidden; ++r) {
-                outputs[static_cast<uint64_t>(c) * hidden + first + row + r] = sums[r];
+                outputs[static_cast<uint64_t>(c) * block.model.hidden_stride + first + row + r] = sums[r];
             }
         };
         product.run(block, batch, 0, VectorStage<COLUMNS>{block, attended, group_size()}, finish);

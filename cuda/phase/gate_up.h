@@ -15,19 +15,18 @@ PHASE bool gate_up_phase(uint32_t layer, OgPhase before) {
     const uint16_t* matrix = block.layer_weights<uint16_t>(layer, block.model.gate_up) + static_cast<uint64_t>(first) * ROWS * stride;
     Product<COLUMNS> product(block, matrix, share.count * ROWS, stride, stride, block.arguments.gate_up_segments);
     Batch<COLUMNS> batch;
-    if (!wait_loading(block, product, batch, before, layer)) return false;
+    const float* norm = block.layer_weights<float>(layer, block.model.post_attention_norm);
+    if (!wait_loading(block, product, batch, before, layer, norm)) return false;
 
     float* activated = block.state<float>(block.at.activated);
-    const uint32_t intermediate = block.model.intermediate;
     static_assert(ROWS == 2, "a group is a gate row and its up row");
     const auto finish = [&](uint32_t row, uint32_t c, const float (&sums)[ROWS]) {
         const float gate = sums[0], up = sums[1];
-        activated[static_cast<uint64_t>(c) * intermediate + first + row / ROWS] = gate / (1.0f + expf(-gate)) * up;
+        activated[static_cast<uint64_t>(c) * block.model.intermediate_stride + first + row / ROWS] = gate / (1.0f + expf(-gate)) * up;
     };
     if constexpr (NORMED) {
         product.run(block, batch, first * ROWS, normed_stage<COLUMNS>(block), finish);
     } else {
-        const float* norm = block.layer_weights<float>(layer, block.model.post_attention_norm);
         auto residual = residual_before_mlp<FUSED>(block);
         NormStage<COLUMNS, decltype(residual)> stage(block, residual, norm);
         product.run(block, batch, first * ROWS, stage, finish);

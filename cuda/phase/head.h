@@ -24,7 +24,7 @@ PHASE bool head_phase(OgPhase before) {
     const uint16_t* matrix = block.weights<uint16_t>(block.model.head) + static_cast<uint64_t>(first) * stride;
     Product<COLUMNS> product(block, matrix, Block::rows_of(share, vocab), stride, stride, 1);
     Batch<COLUMNS> batch;
-    if (!wait_loading(block, product, batch, before, layers)) return false;
+    if (!wait_loading(block, product, batch, before, layers, block.weights<float>(block.model.final_norm))) return false;
     if (!wants_logits(block)) return true;
 
     float* logits = block.state<float>(block.at.logits);

@@ -32,7 +32,7 @@ PHASE void norm_phase(uint32_t norm, const float* weight) {
         if (block.thread == 0) block.shared.scale[c] = scale;
 #pragma unroll 1
         for (uint32_t e = block.thread; e < hidden; e += block.threads) {
-            normed[static_cast<uint64_t>(c) * hidden + e] = input(c, e) * scale * weight[e];
+            normed[static_cast<uint64_t>(c) * block.model.hidden_stride + e] = input(c, e) * scale * weight[e];
         }
     }
     check_norm(block, norm);

@@ -9,37 +9,51 @@ template <uint32_t HEAD_DIM, int COLUMNS>
 struct MergeStage {
     const Block& block;
 
-    __device__ __forceinline__ float merged(uint32_t c, uint32_t e) const {
-        const uint32_t splits = block.shared.pass.run[block.shared.pass.run_of[c]].splits;
-        const uint64_t first = (static_cast<uint64_t>(c) * block.model.heads + e / HEAD_DIM) * OG_MAX_SPLITS;
-        const float* softmax = block.state<float>(block.at.split_softmax) + 2 * first;
-        const float* sums = block.state<float>(block.at.split_sums) + first * HEAD_DIM + e % HEAD_DIM;
-        float maximum = NO_SCORE;
-#pragma unroll 1
-        for (uint32_t split = 0; split < splits; ++split) maximum = fmaxf(maximum, softmax[2 * split]);
-        float sum = 0.0f, weight = 0.0f;
-#pragma unroll 2
-        for (uint32_t split = 0; split < splits; ++split) {
-            const float correction = exp2f(softmax[2 * split] - maximum);
-            sum = fmaf(correction, sums[split * HEAD_DIM], sum);
-            weight = fmaf(correction, softmax[2 * split + 1], weight);
-        }
-        return sum / weight;
-    }
-
     static constexpr bool SCALES = false;
 
-    __device__ __forceinline__ void fill(uint32_t begin, uint32_t end) const {
-        const uint32_t tile = block.arguments.tile;
+    // Elements e to e + 3 of column c.
+    __device__ __forceinline__ float4 merged(uint32_t c, uint32_t e) const {
+        // Splits whose loads are under way together.
+        constexpr int TOGETHER = 4;
+        const uint32_t splits = block.shared.pass.run[block.shared.pass.run_of[c]].splits;
+        const uint64_t first = (static_cast<uint64_t>(c) * block.model.heads + e / HEAD_DIM) * OG_MAX_SPLITS;
+        const float2* softmax = block.state<float2>(block.at.split_softmax) + first; // maximum, weight
+        const float* sums = block.state<float>(block.at.split_sums) + first * HEAD_DIM + e % HEAD_DIM;
+        float maximum = NO_SCORE, weight = 0.0f;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 1
-        for (uint32_t i = block.thread; i < padded_to_chunk(end - begin); i += block.threads) {
-            const uint32_t e = begin + i;
-#pragma unroll 1
-            for (int c = 0; c < COLUMNS; ++c) {
-                const bool there = e < block.q_size() && static_cast<uint32_t>(c) < block.columns();
-                block.work[c * tile + tile_index(i)] = there ? merged(c, e) : 0.0f;
+        for (uint32_t begin = 0; begin < splits; begin += TOGETHER) {
+            float2 part[TOGETHER];
+            float4 values[TOGETHER];
+#pragma unroll
+            for (uint32_t i = 0; i < TOGETHER; ++i) {
+                const bool there = begin + i < splits;
+                part[i] = there ? softmax[begin + i] : make_float2(NO_SCORE, 0.0f);
+                values[i] = there ? load_four(sums + (begin + i) * HEAD_DIM) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            }
+            float largest = maximum;
+#pragma unroll
+            for (uint32_t i = 0; i < TOGETHER; ++i) largest = fmaxf(largest, part[i].x);
+            const float before = exp2f(maximum - largest);
+            maximum = largest;
+            weight *= before;
+            sum = make_float4(sum.x * before, sum.y * before, sum.z * before, sum.w * before);
+#pragma unroll
+            for (uint32_t i = 0; i < TOGETHER; ++i) {
+                const float correction = exp2f(part[i].x - largest);
+                weight = fmaf(correction, part[i].y, weight);
+                sum.x = fmaf(correction, values[i].x, sum.x);
+                sum.y = fmaf(correction, values[i].y, sum.y);
+                sum.z = fmaf(correction, values[i].z, sum.z);
+                sum.w = fmaf(correction, values[i].w, sum.w);
             }
         }
+        return make_float4(sum.x / weight, sum.y / weight, sum.z / weight, sum.w / weight);
+    }
+
+    __device__ __forceinline__ void fill(uint32_t begin, uint32_t end) const {
+        const auto read = [&](uint32_t c, uint32_t e) { return merged(c, e); };
+        fill_tile<COLUMNS>(block, begin, end, block.q_size(), read);
     }
 };
 
@@ -58,7 +72,7 @@ PHASE bool output_phase(uint32_t layer, OgPhase before) {
     float* residual = block.state<float>(block.at.residual);
     const auto finish = [&](uint32_t row, uint32_t c, const float (&sums)[ROWS]) {
         for (uint32_t r = 0; r < ROWS && first + row + r < hidden; ++r) {
-            residual[static_cast<uint64_t>(c) * hidden + first + row + r] += sums[r];
+            residual[static_cast<uint64_t>(c) * block.model.hidden_stride + first + row + r] += sums[r];
         }
     };
     product.run(block, batch, first, MergeStage<HEAD_DIM, COLUMNS>{block}, finish);

@@ -40,7 +40,17 @@ PHASE bool qkv_phase(uint32_t layer, OgPhase before) {
     const Share share = block.shared.share[OG_PHASE_QKV];
     Product<COLUMNS> product = qkv_rows<COLUMNS>(block, layer, share.first * ROWS, share.count * ROWS, block.arguments.qkv_segments);
     Batch<COLUMNS> batch;
-    if (!wait_loading(block, product, batch, before, layer)) return false;
+    const OgModel& model = block.model;
+    // What attention will need, too: the angles of every column's position, and the norms of its heads.
+    const uint32_t head_bytes = model.head_dim * sizeof(float);
+    for (uint32_t c = 0; c < block.columns(); ++c) {
+        prefetch(block, block.weights<char>(model.rope) + static_cast<uint64_t>(block.shared.control.column[c].position) * head_bytes, head_bytes);
+    }
+    if (model.has_qk_norm != 0) {
+        prefetch(block, block.layer_weights<float>(layer, model.q_norm), head_bytes);
+        prefetch(block, block.layer_weights<float>(layer, model.k_norm), head_bytes);
+    }
+    if (!wait_loading(block, product, batch, before, layer, block.layer_weights<float>(layer, model.input_norm))) return false;
     qkv_multiply<COLUMNS, NORMED>(block, layer, share.first * ROWS, product, batch);
     return true;
 }

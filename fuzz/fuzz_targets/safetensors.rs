@@ -13,7 +13,7 @@ const CONFIG: &[u8] = br#"{
 }"#;
 
 fuzz_target!(|file: &[u8]| {
-    for placement in [Placement::Mapped, Placement::HugePages] {
+    for placement in [Placement::Auto, Placement::Mapped, Placement::HugePages] {
         for precision in [Precision::Stored, Precision::Bf16] {
             let options = LoadOptions { placement, precision };
             if let Ok(weights) = from_bytes(CONFIG, file.to_vec(), options) {

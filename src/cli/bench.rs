@@ -15,7 +15,8 @@ use super::{Outcome, WrongUse};
 use crate::measure::bandwidth::SAMPLE_SECONDS;
 use crate::measure::decode::report::Report;
 use crate::measure::decode::{self, DecodePlan, Measured, Progress, Subject, memory_needed};
-use crate::measure::environment::{Environment, available_memory, reset_peak_rss};
+use crate::measure::environment::Environment;
+use crate::memory;
 use crate::model::checkpoint::{LoadOptions, Precision};
 use crate::model::{self, Source, SourceOptions};
 
@@ -179,7 +180,7 @@ impl BenchArgs {
         let config = source.config(&options, &mut loading)?;
         let (needed, free) = (
             memory_needed(&config, plan, engines.len()),
-            available_memory(),
+            memory::available(),
         );
         if let Some(free) = free.filter(|&free| free < needed) {
             let megabytes = |bytes: u64| bytes / 1_000_000;
@@ -193,7 +194,7 @@ impl BenchArgs {
         }
 
         // So that the peak is this model's.
-        reset_peak_rss();
+        memory::reset_peak_rss();
         let started = Instant::now();
         let loaded = source.load(&options, &mut loading)?;
         let weights_seconds = started.elapsed().as_secs_f64();

@@ -1,6 +1,6 @@
 //! `onegrid chat`: a conversation, through the checkpoint's own template.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,15 @@ use rustyline::error::ReadlineError;
 use serde_json::Value;
 
 use super::Outcome;
-use super::interrupt::Watch;
 use super::load::LoadedModel;
 use super::options::{EngineArgs, ModelArgs, SamplingArgs};
 use super::output::{Output, TextFormat, TextOutputArgs};
-use super::streaming::{TextWriter, note_stats};
+use super::streaming::write_completion;
 use crate::engine::{Engine, StopReason};
 use crate::model::TokenId;
 use crate::model::tokenizer::Tokenizer;
 use crate::sampling::SamplingParams;
-use crate::text::completion::{CompletionRequest, complete};
+use crate::text::completion::CompletionRequest;
 use crate::text::conversation::Conversation;
 
 /// Positions of the KV cache where nobody says how many: enough for a talk, and not a burden.
@@ -157,27 +156,14 @@ impl Chat<'_> {
             sampling: &self.sampling,
             stop_tokens: &self.stop_tokens,
         };
-        let streams = self.format == TextFormat::Text;
-        let output = streams.then_some(&mut self.output);
-        let mut writer = TextWriter::new(Some(self.tokenizer), output);
-        let watch = Watch::begin();
-        let mut completion = complete(
+        let (completion, text) = write_completion(
             &mut *self.engine,
             &request,
-            &|| watch.pressed(),
-            &mut |token| writer.push(token, watch.pressed()),
+            Some(self.tokenizer),
+            self.format,
+            &mut self.output,
         )?;
-        drop(watch);
-        let text = writer.finish()?;
         self.conversation.push("assistant", &text);
-        if streams {
-            writeln!(self.output)?;
-            note_stats(&completion);
-        } else {
-            completion.text = Some(text);
-            writeln!(self.output, "{}", serde_json::to_string(&completion)?)?;
-        }
-        self.output.flush()?;
         if completion.stop == StopReason::Callback.as_str() {
             eprintln!("note: stopped; what was said so far stays in the conversation");
         } else if completion.stop == StopReason::Context.as_str() {

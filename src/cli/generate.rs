@@ -1,22 +1,20 @@
 //! `onegrid generate`: continues a prompt.
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 
 use anyhow::anyhow;
 use clap::Args;
 
-use super::interrupt::Watch;
 use super::load::LoadedModel;
 use super::options::{EngineArgs, ModelArgs, SamplingArgs, token_id};
-use super::output::{TextFormat, TextOutputArgs};
-use super::streaming::{TextWriter, note_stats, read_stdin};
+use super::output::TextOutputArgs;
+use super::streaming::{read_stdin, write_completion};
 use super::{Outcome, WrongUse};
 use crate::engine::StopReason;
 use crate::model::TokenId;
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
 use crate::text::budget::Budget;
-use crate::text::completion::{CompletionRequest, complete};
+use crate::text::completion::CompletionRequest;
 
 /// Continue a text, streamed to standard output
 ///
@@ -101,21 +99,14 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         sampling: &sampling,
         stop_tokens: &stop_tokens,
     };
-    let streams = args.output.format == TextFormat::Text;
     let mut output = args.output.open()?;
-    let mut writer = TextWriter::new(tokenizer.as_ref(), streams.then_some(&mut output));
-    let watch = Watch::begin();
-    let mut completion = complete(&mut *engine, &request, &|| watch.pressed(), &mut |token| {
-        writer.push(token, watch.pressed())
-    })?;
-    let text = writer.finish()?;
-    if streams {
-        writeln!(output)?;
-        note_stats(&completion);
-    } else {
-        completion.text = tokenizer.is_some().then_some(text);
-        writeln!(output, "{}", serde_json::to_string(&completion)?)?;
-    }
+    let (completion, _) = write_completion(
+        &mut *engine,
+        &request,
+        tokenizer.as_ref(),
+        args.output.format,
+        &mut output,
+    )?;
     output.finish()?;
     Ok(if completion.stop == StopReason::Callback.as_str() {
         Outcome::Interrupted

@@ -5,7 +5,8 @@
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
-//! - [`generate`], [`chat`], [`mod@bench`], [`logits`], [`tokenize`], [`inspect`]: the commands
+//! - [`generate`], [`chat`], [`mod@bench`], [`logits`], [`tokenize`], [`inspect`],
+//!   [`mod@gpu_check`]: the commands
 //!
 //! Results go to standard output, notes and progress to standard error. The exit status is 0 when
 //! the work is done, 1 when it failed, 2 when the command line can't be carried out as it stands,
@@ -14,6 +15,7 @@
 pub mod bench;
 pub mod chat;
 pub mod generate;
+pub mod gpu_check;
 pub mod inspect;
 pub mod interrupt;
 pub mod load;
@@ -51,6 +53,7 @@ enum Command {
     Logits(logits::LogitsArgs),
     Tokenize(tokenize::TokenizeArgs),
     Inspect(inspect::InspectArgs),
+    GpuCheck(gpu_check::GpuCheckArgs),
 }
 
 /// How a command ended that did not fail.
@@ -76,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::GpuCheck(args) => gpu_check::run(&args),
     });
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 
 use anyhow::Context;
 
-use super::output::Output;
+use super::interrupt::Watch;
+use super::output::{Output, TextFormat};
+use crate::engine::Engine;
 use crate::model::TokenId;
 use crate::model::tokenizer::{SpecialTokens, TextStream, Tokenizer};
-use crate::text::completion::Completion;
+use crate::text::completion::{Completion, CompletionRequest, complete};
 
 /// Standard input up to its last line end, which `echo` adds and nobody means.
 ///
@@ -33,7 +35,7 @@ pub fn read_stdin(what: &str) -> anyhow::Result<String> {
 
 /// Writes tokens as text while they are made, or as ids where there is no tokenizer.
 #[derive(Debug)]
-pub struct TextWriter<'t, 'o> {
+struct TextWriter<'t, 'o> {
     stream: Option<TextStream<'t>>,
     output: Option<&'o mut Output>,
     text: String,
@@ -42,7 +44,7 @@ pub struct TextWriter<'t, 'o> {
 
 impl<'t, 'o> TextWriter<'t, 'o> {
     /// Writes to `output`, or only gathers the text.
-    pub fn new(tokenizer: Option<&'t Tokenizer>, output: Option<&'o mut Output>) -> Self {
+    fn new(tokenizer: Option<&'t Tokenizer>, output: Option<&'o mut Output>) -> Self {
         Self {
             stream: tokenizer.map(|tokenizer| tokenizer.stream(SpecialTokens::Skip)),
             output,
@@ -52,7 +54,7 @@ impl<'t, 'o> TextWriter<'t, 'o> {
     }
 
     /// Takes a token; breaks off on `stop`, or if it can't be written.
-    pub fn push(&mut self, token: TokenId, stop: bool) -> ControlFlow<()> {
+    fn push(&mut self, token: TokenId, stop: bool) -> ControlFlow<()> {
         self.failed = self.try_push(token).err();
         if stop || self.failed.is_some() {
             ControlFlow::Break(())
@@ -83,7 +85,7 @@ impl<'t, 'o> TextWriter<'t, 'o> {
     ///
     /// # Errors
     /// What made `push` break off.
-    pub fn finish(mut self) -> anyhow::Result<String> {
+    fn finish(mut self) -> anyhow::Result<String> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -94,8 +96,39 @@ impl<'t, 'o> TextWriter<'t, 'o> {
     }
 }
 
+/// Continues `request.prompt` and writes what comes of it: text while it is made, or one JSON object.
+/// Ctrl-C ends it early. Returns the completion and its text, which is token ids where there is no
+/// tokenizer.
+///
+/// # Errors
+/// As [`complete`]; output that can't be written.
+pub fn write_completion(
+    engine: &mut dyn Engine,
+    request: &CompletionRequest,
+    tokenizer: Option<&Tokenizer>,
+    format: TextFormat,
+    output: &mut Output,
+) -> anyhow::Result<(Completion, String)> {
+    let streams = format == TextFormat::Text;
+    let mut writer = TextWriter::new(tokenizer, streams.then_some(&mut *output));
+    let watch = Watch::begin();
+    let mut completion = complete(engine, request, &|| watch.pressed(), &mut |token| {
+        writer.push(token, watch.pressed())
+    })?;
+    let text = writer.finish()?;
+    if streams {
+        writeln!(output)?;
+        note_stats(&completion);
+    } else {
+        completion.text = tokenizer.is_some().then(|| text.clone());
+        writeln!(output, "{}", serde_json::to_string(&completion)?)?;
+    }
+    output.flush()?;
+    Ok((completion, text))
+}
+
 /// How long it took, for people who watch.
-pub fn note_stats(completion: &Completion) {
+fn note_stats(completion: &Completion) {
     if !std::io::stderr().is_terminal() {
         return;
     }

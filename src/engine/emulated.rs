@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
@@ -262,6 +262,7 @@ impl WeightSink for EmulatedDevice {
 
 impl Device for EmulatedDevice {
     type Recorded = Vec<Launch>;
+    type Event = Instant;
 
     const NAME: &'static str = "emulated";
 
@@ -346,6 +347,15 @@ impl Device for EmulatedDevice {
 
     fn replay(&mut self, recorded: &Vec<Launch>) -> Result<(), DeviceError> {
         recorded.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    fn mark(&mut self) -> Result<Instant, DeviceError> {
+        self.wait()?;
+        Ok(Instant::now())
+    }
+
+    fn seconds_between(&mut self, earlier: &Instant, later: &Instant) -> Result<f64, DeviceError> {
+        Ok(later.duration_since(*earlier).as_secs_f64())
     }
 
     fn is_idle(&mut self) -> Result<bool, DeviceError> {

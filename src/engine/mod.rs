@@ -6,6 +6,7 @@
 //!   [`cuda`], a GPU, and [`emulated`], CPU threads
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
 //! - [`sequences`]: which tokens are cached for each sequence
+//! - [`past`]: made-up keys and values, for measuring at positions that no prompt came to
 //!
 //! A caller can't tell the engines apart but by their speed.
 
@@ -14,6 +15,7 @@ pub mod cuda;
 pub mod decode_loop;
 pub mod emulated;
 pub mod megakernel;
+pub mod past;
 pub mod reference;
 pub mod sequences;
 

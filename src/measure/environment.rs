@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory;
+
 /// The machine and the program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
@@ -46,19 +48,18 @@ impl Environment {
     /// This machine and this program, now.
     pub fn current() -> Self {
         let cpus = std::fs::read_to_string("/proc/cpuinfo").ok();
-        let thp = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
         Self {
             cpu: cpus.as_deref().and_then(cpu_name),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             architecture: std::env::consts::ARCH.to_owned(),
             instruction_sets: instruction_sets(),
-            memory_bytes: memory("MemTotal"),
+            memory_bytes: memory::total(),
             os: std::env::consts::OS.to_owned(),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .ok()
                 .map(|release| release.trim().to_owned()),
-            transparent_huge_pages: thp.as_deref().and_then(bracketed).map(str::to_owned),
+            transparent_huge_pages: memory::transparent_huge_pages(),
             git_revision: env!("ONEGRID_GIT_REVISION").to_owned(),
             versions: Versions {
                 onegrid: env!("CARGO_PKG_VERSION").to_owned(),
@@ -69,39 +70,6 @@ impl Environment {
     }
 }
 
-/// Bytes of memory that could be had without swapping, if the system says.
-pub fn available_memory() -> Option<u64> {
-    memory("MemAvailable")
-}
-
-/// Most bytes of memory this process held at once since [`reset_peak_rss`], or since its start
-/// where that could not be done. Pages of mapped files count while they are mapped in.
-pub fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    kilobytes(&status, "VmHWM")
-}
-
-/// Lets the peak of [`peak_rss`] begin anew at what is held now; says whether the system did.
-///
-/// Without it a second model's figure would be the larger of the two.
-pub fn reset_peak_rss() -> bool {
-    // "5" resets the peak: proc(5), /proc/pid/clear_refs. Some containers deny it.
-    cfg!(target_os = "linux") && std::fs::write("/proc/self/clear_refs", "5").is_ok()
-}
-
-fn memory(field: &str) -> Option<u64> {
-    kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, field)
-}
-
-/// The value in bytes of a line `field:   123 kB`.
-fn kilobytes(text: &str, field: &str) -> Option<u64> {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    let kilobytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kilobytes.checked_mul(1024)
-}
-
 /// The name of the first processor in `/proc/cpuinfo` (x86: `model name`; others may have none).
 fn cpu_name(cpuinfo: &str) -> Option<String> {
     ["model name", "Model", "cpu model", "Hardware"]
@@ -110,11 +78,6 @@ fn cpu_name(cpuinfo: &str) -> Option<String> {
             let line = cpuinfo.lines().find(|line| line.starts_with(field))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         })
-}
-
-/// The chosen one in `always [madvise] never`.
-fn bracketed(text: &str) -> Option<&str> {
-    Some(text.split_once('[')?.1.split_once(']')?.0)
 }
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -162,12 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_of_proc_are_read() {
-        let text = "MemTotal:       24689312 kB\nMemAvailable:   23112556 kB\nHugePages_Total: 0\n";
-        assert_eq!(kilobytes(text, "MemTotal"), Some(24_689_312 * 1024));
-        assert_eq!(kilobytes(text, "Mem"), None);
-        assert_eq!(kilobytes(text, "HugePages_Total"), None);
-        assert_eq!(bracketed("always [madvise] never\n"), Some("madvise"));
+    fn the_processors_name_is_read() {
         let cpus = "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nmodel name\t: other\n";
         assert_eq!(cpu_name(cpus).as_deref(), Some("Some CPU @ 3 GHz"));
         assert_eq!(cpu_name("processor\t: 0\n"), None);
@@ -183,19 +141,5 @@ mod tests {
         );
         assert!(environment.cores >= 1);
         assert!(environment.versions.rustc.starts_with("rustc"));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn the_peak_covers_what_was_touched() {
-        let size = 64 << 20;
-        let before = peak_rss().unwrap();
-        let touched = vec![1_u8; size];
-        std::hint::black_box(&touched);
-        let peak = peak_rss().unwrap();
-        assert!(
-            peak >= size as u64 && peak >= before,
-            "{peak} after {before}"
-        );
     }
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bandwidth::team::ReadTeam;
 use super::bandwidth::{Bandwidth, BandwidthError, SAMPLE_SECONDS};
-use super::environment::available_memory;
 use super::statistics::Summary;
+use crate::memory;
 use crate::model::storage::{Storage, huge_pages};
 use crate::model::{Files, ModelConfig, checkpoint};
 use crate::report::table::{Cell, Column, Table};
@@ -364,7 +364,7 @@ impl MachineFloor {
     /// # Errors
     /// If there is no memory, or no threads.
     pub fn measure(config: &ModelConfig, threads: usize) -> Result<Self, FloorError> {
-        let free = available_memory().map_or(usize::MAX, |bytes| bytes as usize / 2);
+        let free = memory::available().map_or(usize::MAX, |bytes| bytes as usize / 2);
         let bytes = config
             .weight_bytes_per_token()
             .min(MOST_BYTES)

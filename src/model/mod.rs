@@ -8,6 +8,7 @@
 //! - [`layout`]: the names, shapes and order of the tensors
 //! - [`weights`]: the tensors an engine reads, by name
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
+//! - [`promotion`]: from the one to the other, while they are in use
 //! - [`random`]: deterministic random weights of a given shape
 //! - [`shapes`]: the shapes that have a name
 //! - [`tokenizer`]: text to tokens and back
@@ -25,6 +26,7 @@ pub mod files;
 pub mod generation;
 pub mod hub;
 pub mod layout;
+pub mod promotion;
 pub mod python_json;
 pub mod random;
 pub mod shapes;

@@ -94,7 +94,7 @@ impl TensorSource for Made {
 }
 
 /// The key of a tensor's numbers: FNV-1a over its name, mixed with the seed.
-fn stream(seed: u64, name: &str) -> u64 {
+pub(crate) fn stream(seed: u64, name: &str) -> u64 {
     let name = name.strip_suffix(".weight").unwrap_or(name);
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -111,7 +111,7 @@ fn split_mix(x: u64) -> u64 {
 }
 
 /// Fills `out` with numbers uniform in `[-bound, bound]`, four from each 64-bit hash.
-fn fill(out: &mut [bf16], stream: u64, bound: f32) {
+pub(crate) fn fill(out: &mut [bf16], stream: u64, bound: f32) {
     /// Elements a thread takes at once; a multiple of four, so that hashes don't straddle pieces.
     const PIECE: usize = 1 << 20;
     let scale = bound / 32767.5;

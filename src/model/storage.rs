@@ -1,14 +1,15 @@
 //! Where the numbers of a tensor lie: in a mapped file, or in anonymous huge pages.
 //!
-//! This is the one place that turns bytes into numbers, and so the one place of the model that
-//! holds `unsafe` code.
+//! This is the one place that turns bytes into numbers.
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use half::{bf16, f16};
 use memmap2::{Mmap, MmapMut, MmapOptions};
+
+use super::promotion::Promotion;
 
 // A checkpoint's numbers are little-endian and are used as they lie in the file.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -77,16 +78,37 @@ unsafe impl Element for f32 {
 #[derive(Debug)]
 pub enum Storage {
     /// A file, mapped read-only.
-    File(Mmap),
+    File {
+        /// The whole file.
+        map: Mmap,
+        /// Its move into huge pages, which changes neither bytes nor addresses; none if it stays.
+        promotion: OnceLock<Promotion>,
+    },
     /// Anonymous memory.
     Anonymous(MmapMut),
 }
 
 impl Storage {
+    /// A mapped file.
+    pub fn mapped(map: Mmap) -> Self {
+        Storage::File {
+            map,
+            promotion: OnceLock::new(),
+        }
+    }
+
+    /// Marks the bytes at `used` of a mapped file to be moved into huge pages by whoever finds the
+    /// time ([`Promoter`](super::promotion::Promoter)).
+    pub fn promote_later(&self, used: impl IntoIterator<Item = Range<usize>>) {
+        if let Storage::File { map, promotion } = self {
+            promotion.get_or_init(|| Promotion::new(map, used));
+        }
+    }
+
     /// Reads `range` of a mapped file in now, so that nobody waits for it later.
     pub fn populate(&self, range: Range<usize>) {
         #[cfg(target_os = "linux")]
-        if let Storage::File(map) = self {
+        if let Storage::File { map, .. } = self {
             // Advice only: where it is refused the pages come when they are used.
             let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
         }
@@ -97,7 +119,7 @@ impl Storage {
     /// All its bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
-            Storage::File(map) => map,
+            Storage::File { map, .. } => map,
             Storage::Anonymous(map) => map,
         }
     }
@@ -152,6 +174,11 @@ impl<T: Element> Slice<T> {
             bytes,
             element: PhantomData,
         })
+    }
+
+    /// Where they lie.
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
     }
 
     /// The numbers as the bytes they are.

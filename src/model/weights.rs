@@ -1,9 +1,12 @@
 //! The tensors that an engine reads.
 
+use std::sync::Arc;
+
 use half::bf16;
 
 use super::config::ModelConfig;
-use super::storage::{Element, ElementType, Slice};
+use super::promotion;
+use super::storage::{Element, ElementType, Slice, Storage};
 
 /// A matrix `[rows, columns]`, row-major, in the precision the checkpoint stores it in.
 #[derive(Clone, Debug)]
@@ -31,6 +34,15 @@ impl Values {
             Values::Bf16(_) => ElementType::Bf16,
             Values::F16(_) => ElementType::F16,
             Values::F32(_) => ElementType::F32,
+        }
+    }
+
+    /// Where they lie.
+    pub fn storage(&self) -> &Arc<Storage> {
+        match self {
+            Values::Bf16(values) => values.storage(),
+            Values::F16(values) => values.storage(),
+            Values::F32(values) => values.storage(),
         }
     }
 
@@ -182,6 +194,37 @@ impl Weights {
     /// The LM head, tied or not: `[vocabulary, hidden]`.
     pub fn head(&self) -> &Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Where the matrices lie now, in the words of `--placement`: `mapped`, `huge-pages`, or `both`
+    /// while they are moved from the one to the other.
+    pub fn placement(&self) -> &'static str {
+        let mapped = |storage: &Arc<Storage>| matches!(**storage, Storage::File { .. });
+        match promotion::progress(self) {
+            Some(progress) if progress.moved == progress.bytes => "huge-pages",
+            Some(progress) if progress.moved > 0 => "both",
+            Some(_) => "mapped",
+            None if self.storages().iter().any(mapped) => "mapped",
+            None => "huge-pages",
+        }
+    }
+
+    /// What the matrices lie in, each once.
+    pub fn storages(&self) -> Vec<Arc<Storage>> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let (attention, mlp) = (
+                [&layer.q, &layer.k, &layer.v, &layer.o],
+                [&layer.gate, &layer.up, &layer.down],
+            );
+            attention.into_iter().chain(mlp)
+        });
+        let matrices = layers.chain([&self.embedding]).chain(&self.head);
+        let mut storages: Vec<Arc<Storage>> = matrices
+            .map(|matrix| Arc::clone(matrix.values().storage()))
+            .collect();
+        storages.sort_by_key(Arc::as_ptr);
+        storages.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        storages
     }
 
     /// The same weights with every matrix in bf16. Matrices that are bf16 already are shared, not

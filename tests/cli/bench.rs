@@ -61,6 +61,35 @@ fn results_are_json_by_the_names_of_the_contract() {
 }
 
 #[test]
+fn weights_are_moved_before_speeds_are_measured_and_the_report_says_so() {
+    let model = copy_of("qwen3-tied-bf16");
+    let run = |placement: &str| {
+        let mut command = onegrid(&["bench", "--format", "json", "--repetitions", "2"]);
+        command.args(["--prompt-tokens", "5", "--new-tokens", "4"]);
+        command.args(["--placement", placement, "--model"]);
+        command.arg(model.path());
+        json_of(command)["runs"][0].take()
+    };
+    for placement in ["huge-pages", "mapped"] {
+        let run = run(placement);
+        assert_eq!(
+            (&run["placement"], &run["first_run"]["placement"]),
+            (&placement.into(), &placement.into())
+        );
+        assert!(run["promotion"].is_null(), "{run}");
+    }
+    let moved = run("auto");
+    let granted = onegrid::memory::transparent_huge_pages();
+    if onegrid::model::promotion::is_supported() && granted.is_some_and(|when| when != "never") {
+        assert_eq!(moved["first_run"]["placement"], "mapped");
+        assert_eq!(moved["placement"], "huge-pages");
+        assert!(moved["promotion"]["bytes"].as_u64().unwrap() > 0);
+        assert!(moved["promotion"]["seconds"].as_f64().unwrap() > 0.0);
+    }
+    assert!(moved["first_run"]["first_token_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn tables_go_to_a_file_that_appears_whole() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bench.csv");

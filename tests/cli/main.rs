@@ -10,6 +10,7 @@ mod chat;
 mod demo;
 mod device;
 mod generate;
+mod gpu_check;
 mod inspect;
 mod logits;
 mod tokenize;

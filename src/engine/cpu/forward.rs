@@ -451,7 +451,7 @@ impl Forward<'_> {
         input: Input,
         (out, out_stride): (*mut f32, usize),
         next: *const bf16,
-    ) -> Product<bf16> {
+    ) -> Product {
         let k = matrix.columns();
         Product {
             matrix: bf16_values(matrix)[rows.start * k..rows.end * k].as_ptr(),
@@ -468,7 +468,7 @@ impl Forward<'_> {
     }
 
     /// Computes a product whose `input` went through [`prepared`](Self::prepared).
-    fn multiply(&self, whole: &Product<bf16>, input: Input) {
+    fn multiply(&self, whole: &Product, input: Input) {
         let columns = whole.columns;
         if columns <= STREAMED_COLUMNS {
             // SAFETY: the input is this member's own, and these rows of the output are too.

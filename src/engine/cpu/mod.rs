@@ -19,17 +19,20 @@ pub mod workspace;
 
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
 
-use attention::{Attention, AttentionPlan};
+use attention::{Attention, AttentionPlan, SPLIT};
 use forward::{Forward, NotFinite, STREAMED_COLUMNS, Token};
 use kernels::Kernels;
-use kv_cache::KvCache;
+use kv_cache::{Half, KvCache};
 use team::{Member, Team};
 use workspace::Workspace;
 
 use super::decode_loop::{self, Column, Step};
+use super::past::{FillPast, RandomPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
+use crate::model::promotion::Promoter;
 use crate::model::{ModelConfig, TokenId, Weights};
 
 /// Prompt tokens that go through the layers together. More would reuse each row of weights more
@@ -62,6 +65,10 @@ pub struct CpuEngine {
     tokens: Vec<Token>,
     plan: AttentionPlan,
     not_finite: NotFinite,
+    /// Moves the weights into huge pages; `None` once they are there, or are to stay.
+    promoter: Option<Promoter>,
+    /// How long the last decode step took.
+    step_time: Duration,
 }
 
 impl CpuEngine {
@@ -89,6 +96,8 @@ impl CpuEngine {
             tokens: Vec::with_capacity(columns),
             plan: AttentionPlan::new(config, columns, sequences, context),
             not_finite: NotFinite::default(),
+            promoter: Promoter::new(&weights, team.threads()),
+            step_time: Duration::ZERO,
             team,
             weights,
         })
@@ -142,6 +151,24 @@ impl CpuEngine {
         Ok(())
     }
 
+    /// Moves weights into huge pages for about as long as the last decode step took, where there are
+    /// any to move.
+    ///
+    /// Moving takes the same time whenever it is done, and what is moved decodes faster at once: so
+    /// as much as possible, but no token may take much more than twice as long as without. The
+    /// first token doesn't wait at all: prefill is bound by arithmetic, and gains nothing.
+    fn promote(&mut self) {
+        let started = Instant::now();
+        while let Some(promoter) = &mut self.promoter
+            && started.elapsed() < self.step_time
+        {
+            let team = &mut self.team;
+            if !promoter.advance(|copy| team.run(&|_| copy())) {
+                self.promoter = None;
+            }
+        }
+    }
+
     /// Whether all norms since the last call read finite values.
     fn check_finite(&self) -> Result<(), EngineError> {
         match self.not_finite.take() {
@@ -173,6 +200,8 @@ impl CpuEngine {
 
 impl Step for CpuEngine {
     fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
+        self.promote();
+        let started = Instant::now();
         self.tokens.clear();
         for &Column { sequence, token } in columns {
             let position = self.sequences.cached(sequence).len();
@@ -182,7 +211,9 @@ impl Step for CpuEngine {
                 token,
             });
         }
-        self.pass(0..columns.len())
+        self.pass(0..columns.len())?;
+        self.step_time = started.elapsed();
+        Ok(())
     }
 
     fn sequences(&self) -> &Sequences {
@@ -195,6 +226,36 @@ impl Step for CpuEngine {
         let size = self.weights.config.vocab_size;
         let logits = self.workspace.logits.as_mut_slice();
         has_logits.then(|| &mut logits[sequence * size..(sequence + 1) * size])
+    }
+}
+
+impl FillPast for CpuEngine {
+    fn fill_past(&mut self, sequence: usize, past: &RandomPast) -> Result<(), EngineError> {
+        self.sequences.truncate(sequence, 0)?;
+        self.sequences.check_fits(sequence, past.tokens())?;
+        let config = &self.weights.config;
+        for layer in 0..config.layers {
+            for head in 0..config.kv_heads {
+                let halves = [
+                    (Half::Keys, past.keys(layer, head)),
+                    (Half::Values, past.values(layer, head)),
+                ];
+                for (half, rows) in halves {
+                    let blocks = rows.chunks(SPLIT * config.head_dim);
+                    for (first, rows) in (0..).step_by(SPLIT).zip(blocks) {
+                        let positions = first..first + rows.len() / config.head_dim;
+                        let to = self.cache.pointer(sequence, layer, half, head, positions);
+                        // SAFETY: room for these rows, which the cache checked; nobody else uses
+                        // it while this engine is borrowed.
+                        unsafe { std::ptr::copy_nonoverlapping(rows.as_ptr(), to, rows.len()) };
+                    }
+                }
+            }
+        }
+        for &token in past.tokens() {
+            self.sequences.push(sequence, token);
+        }
+        Ok(())
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::*;
 use crate::engine::StopReason;
 use crate::engine::reference::{KvPrecision, ReferenceEngine};
+use crate::model::checkpoint::{self, LoadOptions, Placement, Precision};
 use crate::model::config::{Llama3Scaling, Rope};
-use crate::model::{Architecture, random};
+use crate::model::{Architecture, Files, random};
 use crate::sampling::SamplingParams;
 
 /// Shapes that nothing divides, for each architecture.
@@ -446,4 +447,84 @@ fn values_that_are_not_finite_are_named_by_layer_and_position() {
             assert!(message.contains(place), "{place}: {message}");
         }
     }
+}
+
+/// A shape whose checkpoint is many huge pages long, with a head of its own or without.
+fn large(tied_embeddings: bool) -> ModelConfig {
+    let qwen3 = shapes().remove(0);
+    ModelConfig {
+        hidden_size: 128,
+        vocab_size: 160_000,
+        tied_embeddings,
+        ..qwen3
+    }
+}
+
+#[test]
+fn logits_are_the_same_before_during_and_after_the_weights_are_moved() {
+    for (tied, threads) in [(true, 2), (false, 3)] {
+        let config = large(tied);
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint::write(folder.path(), &weights(&config)).unwrap();
+        let [mut moving, mut settled] = [Placement::Auto, Placement::HugePages].map(|placement| {
+            let files = Files::folder(folder.path()).unwrap();
+            let load = LoadOptions {
+                placement,
+                precision: Precision::Bf16,
+            };
+            let weights = checkpoint::load(&files, load, &mut |_, _| ()).unwrap();
+            let options = CpuOptions {
+                threads: NonZeroUsize::new(threads),
+                context: 64,
+                sequences: 1,
+                kernels: None,
+            };
+            CpuEngine::new(weights, &options).unwrap()
+        });
+        if moving.promoter.is_none() {
+            // No huge pages here, or no memory.
+            return;
+        }
+        let mut same_logits = |moving: &mut CpuEngine, token| {
+            let [a, b] = [moving, &mut settled].map(|engine| {
+                engine.step(&[Column { sequence: 0, token }]).unwrap();
+                engine.take_logits(0).unwrap().to_vec()
+            });
+            assert!(a == b, "tied {tied}, token {token}");
+        };
+        let mut placements = Vec::new();
+        for token in 0..12 {
+            // Time enough to begin one stretch, and not to end it.
+            moving.step_time = Duration::from_micros(if token > 0 { 100 } else { 0 });
+            same_logits(&mut moving, token);
+            placements.push(moving.weights().placement());
+        }
+        assert_eq!(placements.first(), Some(&"mapped"), "the first step waits");
+        assert!(placements.contains(&"both"));
+        assert_eq!(placements.last(), Some(&"huge-pages"));
+        assert!(moving.promoter.is_none());
+    }
+}
+
+#[test]
+fn prefill_moves_nothing() {
+    let config = large(true);
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint::write(folder.path(), &weights(&config)).unwrap();
+    let files = Files::folder(folder.path()).unwrap();
+    let weights = checkpoint::load(&files, LoadOptions::default(), &mut |_, _| ()).unwrap();
+    let options = CpuOptions {
+        threads: NonZeroUsize::new(2),
+        context: 64,
+        sequences: 1,
+        kernels: None,
+    };
+    let mut engine = CpuEngine::new(weights, &options).unwrap();
+    let before = engine.weights().placement();
+    for _ in 0..2 {
+        engine
+            .prefill(0, &tokens(&config, 20), &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+    }
+    assert_eq!(engine.weights().placement(), before);
 }

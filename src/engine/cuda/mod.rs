@@ -14,26 +14,27 @@ mod stream;
 
 use std::rc::Rc;
 
+use super::megakernel::abi::OG_MAX_THREADS;
 use super::megakernel::device::{Addresses, Device, Launch, Limits, WeightSink};
 use super::megakernel::mailbox::Mailbox;
 use super::megakernel::{DeviceError, MegakernelEngine};
 use driver::{Card, Context};
 use memory::{DeviceMemory, PinnedMemory};
-use stream::{Event, Kernels, Stream};
-pub use stream::{Graph, KernelResources};
+pub use stream::{Event, Graph, KernelResources};
+use stream::{Kernels, Stream};
 
 /// The engine that decodes on a GPU.
 pub type CudaEngine = MegakernelEngine<CudaDevice>;
 
-/// Threads of a block, unless asked otherwise: all that a block may have, since one block has a
+/// Threads of a block, unless asked otherwise: all that a block may have. One block has a
 /// multiprocessor to itself.
-const THREADS: u32 = 512;
+const THREADS: u32 = OG_MAX_THREADS;
 
 /// Bytes of weights written at once, in each of two buffers that take turns.
 const PIECE_BYTES: usize = 1 << 25;
 
 /// The sources whose kernels are loaded.
-const SOURCES: [&str; 2] = ["megakernel", "step_kernels"];
+const SOURCES: [&str; 3] = ["megakernel", "step_kernels", "sync_overhead"];
 
 /// Whether there is a GPU that this program has kernels for, without touching its memory.
 ///
@@ -141,23 +142,6 @@ impl CudaDevice {
         self.context.make_current()?;
         self.kernels.resources(name)
     }
-
-    /// Seconds that the card takes for what `work` launches.
-    ///
-    /// # Errors
-    /// If something of it fails.
-    pub fn time(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> Result<(), DeviceError>,
-    ) -> Result<f64, DeviceError> {
-        self.context.make_current()?;
-        let [begin, end] = [Event::new(&self.context)?, Event::new(&self.context)?];
-        begin.record(&self.stream)?;
-        work(self)?;
-        end.record(&self.stream)?;
-        self.wait()?;
-        end.seconds_since(&begin)
-    }
 }
 
 impl Drop for CudaDevice {
@@ -199,6 +183,7 @@ impl WeightSink for CudaDevice {
 
 impl Device for CudaDevice {
     type Recorded = Graph;
+    type Event = Event;
 
     const NAME: &'static str = "cuda";
 
@@ -305,6 +290,19 @@ impl Device for CudaDevice {
         "the graph of a step".clone_into(&mut self.running);
         // SAFETY: as for `launch`.
         unsafe { self.stream.replay(recorded) }
+    }
+
+    fn mark(&mut self) -> Result<Event, DeviceError> {
+        self.context.make_current()?;
+        let event = Event::new(&self.context)?;
+        event.record(&self.stream)?;
+        Ok(event)
+    }
+
+    fn seconds_between(&mut self, earlier: &Event, later: &Event) -> Result<f64, DeviceError> {
+        // First, since a failure of the stream names what was running.
+        self.wait()?;
+        later.seconds_since(earlier)
     }
 
     fn is_idle(&mut self) -> Result<bool, DeviceError> {

@@ -352,7 +352,7 @@ impl Drop for Graph {
 
 /// A moment in a stream, for timing.
 #[derive(Debug)]
-pub(super) struct Event {
+pub struct Event {
     context: Rc<Context>,
     event: sys::CUevent,
 }

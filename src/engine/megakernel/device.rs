@@ -87,6 +87,9 @@ pub trait Device: WeightSink {
     /// Launches recorded for repetition.
     type Recorded;
 
+    /// A moment among launches.
+    type Event;
+
     /// The engine's name: `cuda` or `emulated`.
     const NAME: &'static str;
 
@@ -160,6 +163,22 @@ pub trait Device: WeightSink {
     /// # Errors
     /// If it can't be launched.
     fn replay(&mut self, recorded: &Self::Recorded) -> Result<(), DeviceError>;
+
+    /// The moment when all that was launched before has ended.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn mark(&mut self) -> Result<Self::Event, DeviceError>;
+
+    /// Seconds from one moment to a later one; waits until both have come.
+    ///
+    /// # Errors
+    /// If what was launched between them fails.
+    fn seconds_between(
+        &mut self,
+        earlier: &Self::Event,
+        later: &Self::Event,
+    ) -> Result<f64, DeviceError>;
 
     /// Whether all that was launched has ended.
     ///

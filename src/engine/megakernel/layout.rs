@@ -161,6 +161,8 @@ impl StateLayout {
         .map(|n| n as u64);
         let logits_rows = sequences.saturating_add(SCRATCH_ROWS);
         let qkv_rows = (config.q_size() + 2 * config.kv_size()) as u64;
+        let stride = |columns: u64| columns.next_multiple_of(OG_ROW_ALIGNMENT.into());
+        let [hidden_stride, intermediate_stride] = [stride(hidden), stride(intermediate)];
         let widest = qkv_rows.max(hidden).max(2 * intermediate).max(vocab);
         let splits = u64::from(OG_MAX_SPLITS);
         let [positions, sequences_held] = [context, sequences].map(|n| n as u64);
@@ -170,13 +172,13 @@ impl StateLayout {
             control: take(&[1], size_of::<OgControl>() as u64)?,
             barrier: take(&[1], size_of::<OgBarrier>() as u64)?,
             arrivals: take(&[blocks.into()], WORD)?,
-            residual: take(&[columns, hidden], F32)?,
-            normed: take(&[columns, hidden], F32)?,
+            residual: take(&[columns, hidden_stride], F32)?,
+            normed: take(&[columns, hidden_stride], F32)?,
             qkv: take(&[columns, qkv_rows], F32)?,
             split_sums: take(&[columns, heads, splits, head_dim], F32)?,
             split_softmax: take(&[columns, heads, splits, 2], F32)?,
-            head_outputs: take(&[kv_heads, columns, hidden], F32)?,
-            activated: take(&[columns, intermediate], F32)?,
+            head_outputs: take(&[kv_heads, columns, hidden_stride], F32)?,
+            activated: take(&[columns, intermediate_stride], F32)?,
             partial_rows: take(&[widest, columns], F32)?,
             logits: take(&[logits_rows as u64, vocab], F32)?,
             seen: take(&[columns, vocab.div_ceil(32)], WORD)?,
@@ -355,6 +357,7 @@ mod tests {
                 config.layers,
             ]
             .map(|n| n as u64);
+            let stride = |columns: u64| columns.next_multiple_of(OG_ROW_ALIGNMENT.into());
             let blocks = u64::from(blocks);
             let columns = u64::from(at.columns);
             let qkv = (heads + 2 * kv_heads) * head_dim;
@@ -364,13 +367,17 @@ mod tests {
                 ("control", at.control, size_of::<OgControl>() as u64),
                 ("barrier", at.barrier, size_of::<OgBarrier>() as u64),
                 ("arrivals", at.arrivals, 4 * blocks),
-                ("residual", at.residual, 4 * columns * hidden),
-                ("normed", at.normed, 4 * columns * hidden),
+                ("residual", at.residual, 4 * columns * stride(hidden)),
+                ("normed", at.normed, 4 * columns * stride(hidden)),
                 ("qkv", at.qkv, 4 * columns * qkv),
                 ("split_sums", at.split_sums, 4 * columns * heads * 64 * head_dim),
                 ("split_softmax", at.split_softmax, 4 * columns * heads * 64 * 2),
-                ("head_outputs", at.head_outputs, 4 * kv_heads * columns * hidden),
-                ("activated", at.activated, 4 * columns * intermediate),
+                (
+                    "head_outputs",
+                    at.head_outputs,
+                    4 * kv_heads * columns * stride(hidden),
+                ),
+                ("activated", at.activated, 4 * columns * stride(intermediate)),
                 ("partial_rows", at.partial_rows, 4 * widest * columns),
                 ("logits", at.logits, 4 * (sequences + 8) * vocab),
                 ("seen", at.seen, 4 * columns * vocab.div_ceil(32)),

@@ -29,6 +29,7 @@ pub use error::{DeviceError, phase_name};
 pub use options::{Barrier, MAX_COLUMNS, MegakernelOptions, Stage, Variant};
 
 use super::decode_loop::{self, Column, Step};
+use super::past::{FillPast, RandomPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::{ModelConfig, TokenId, Weights};
@@ -36,7 +37,7 @@ use abi::{
     OG_ALL_FINITE, OG_MODE_COLUMNS, OG_NO_LOGITS, OG_STATUS_DONE, OG_STATUS_NOT_FINITE,
     OG_STATUS_STALLED, OgArguments, OgBarrier, OgColumn, OgControl, OgMode, OgNews,
 };
-use bytemuck::{bytes_of, bytes_of_mut, cast_slice_mut};
+use bytemuck::{bytes_of, bytes_of_mut, cast_slice, cast_slice_mut};
 use decode::Graph;
 use device::{Addresses, Launch};
 use layout::{StateLayout, WeightLayout};
@@ -103,6 +104,11 @@ impl<D: Device> MegakernelEngine<D> {
     /// The device.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// The device, to time what the engine does.
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
     }
 
     /// How a step of one sequence is launched.
@@ -368,6 +374,32 @@ impl<D: Device> Step for MegakernelEngine<D> {
         self.sequences.set_has_logits(sequence, false);
         let size = self.config.vocab_size;
         has_logits.then(|| &mut self.logits[sequence * size..][..size])
+    }
+}
+
+impl<D: Device> FillPast for MegakernelEngine<D> {
+    fn fill_past(&mut self, sequence: usize, past: &RandomPast) -> Result<(), EngineError> {
+        self.sequences.truncate(sequence, 0)?;
+        self.sequences.check_fits(sequence, past.tokens())?;
+        let at = self.state.at;
+        let [context, count] = [at.context, at.sequences].map(|n| n as usize);
+        let heads = self.config.kv_heads;
+        for layer in 0..self.config.layers {
+            for head in 0..heads {
+                // [layers][sequences][kv_heads][context][head_dim]
+                let before = ((layer * count + sequence) * heads + head) * context;
+                let offset = (before * self.config.head_dim * size_of::<bf16>()) as u64;
+                let [keys, values] = [past.keys(layer, head), past.values(layer, head)];
+                self.device
+                    .write_state(at.keys + offset, cast_slice(keys))?;
+                self.device
+                    .write_state(at.values + offset, cast_slice(values))?;
+            }
+        }
+        for &token in past.tokens() {
+            self.sequences.push(sequence, token);
+        }
+        Ok(())
     }
 }
 

@@ -38,6 +38,9 @@ pub struct Checked {
 pub struct ReferenceCheck {
     /// Whether the distance is below the limit and the tokens agree.
     pub passed: bool,
+    /// The type of the weights that it computed with: the engine's own. What a checkpoint in another
+    /// type lost when it was rounded to this one is not measured.
+    pub weights: String,
     /// Tokens of the prompt that was used: the benchmark's, or its beginning.
     pub prompt_tokens: usize,
     /// Tokens decoded after it.
@@ -153,6 +156,7 @@ fn against_reference(
     let tokens_agree = tokens_close == decoded.len();
     Ok(ReferenceCheck {
         passed: tokens_agree && kl_max <= KL_LIMIT,
+        weights: weights.embedding.values().element_type().as_str().into(),
         prompt_tokens,
         new_tokens,
         positions: sequence.len(),

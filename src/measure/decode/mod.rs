@@ -17,17 +17,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use check::Checked;
-use report::{Comparison, Floor, Run};
+use report::{Comparison, FirstRun, Floor, Promotion, Run};
 
 use super::bandwidth::team::ReadTeam;
 use super::bandwidth::{Bandwidth, BandwidthError};
-use super::environment::peak_rss;
 use super::statistics::{Ratio, Summary, below, hash};
 use crate::engine::{DecodeRequest, Engine, EngineError};
-use crate::model::{ModelConfig, TokenId, Weights};
+use crate::memory;
+use crate::model::{ModelConfig, TokenId, Weights, promotion};
 use crate::sampling::SamplingParams;
 
-/// Tokens decoded once before anything is measured.
+/// Tokens of the runs before anything is measured.
 const WARM_UP_TOKENS: usize = 8;
 
 /// What to measure.
@@ -150,12 +150,13 @@ pub fn bench(
     plan: &DecodePlan,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Measured, BenchError> {
-    let mut bandwidths = Bandwidths::new(weights, &subjects, plan.bandwidth_seconds, progress)?;
-    let mut samples: Vec<Vec<Sample>> = subjects.iter().map(|_| Vec::new()).collect();
+    let mut first_runs = Vec::new();
     for subject in &mut subjects {
         progress(Progress::WarmUp(subject.name()));
-        subject.run(plan, plan.new_tokens.min(WARM_UP_TOKENS))?;
+        first_runs.push(subject.settle(weights, plan)?);
     }
+    let mut bandwidths = Bandwidths::new(weights, &subjects, plan.bandwidth_seconds, progress)?;
+    let mut samples: Vec<Vec<Sample>> = subjects.iter().map(|_| Vec::new()).collect();
     let all = plan.repetitions * subjects.len();
     for done in 0..all {
         let (repetition, turn) = (done / subjects.len(), done % subjects.len());
@@ -175,17 +176,22 @@ pub fn bench(
         };
         samples[index].push(Sample { timed, bandwidth });
     }
-    // Before the reference engine takes memory of its own.
-    let peak_rss_bytes = peak_rss();
+    let memory = Memory {
+        placement: weights.placement(),
+        promotion: promotion::progress(weights).filter(|progress| progress.moved > 0),
+        // Before the reference engine takes memory of its own.
+        peak_rss_bytes: memory::peak_rss(),
+    };
     let mut runs = Vec::new();
-    for (subject, samples) in subjects.iter_mut().zip(&samples) {
+    let measured = samples.iter().zip(first_runs);
+    for (subject, (samples, first_run)) in subjects.iter_mut().zip(measured) {
         progress(Progress::Check(subject.name()));
         let tokens: Vec<_> = samples.iter().map(|sample| &sample.timed.tokens).collect();
         let checked = check::check(&mut *subject.engine, weights, plan, &tokens)
             .map_err(|source| subject.error(source))?;
         let threads = subject.reading_threads();
         let kernel = threads.map(|threads| bandwidths.kernel(threads));
-        runs.push(subject.report(model, plan, samples, checked, kernel, peak_rss_bytes));
+        runs.push(subject.report(model, plan, samples, first_run, checked, kernel, &memory));
     }
     let comparisons = comparisons(&runs);
     Ok(Measured { runs, comparisons })
@@ -195,6 +201,13 @@ pub fn bench(
 struct Sample {
     timed: Timed,
     bandwidth: Option<[f64; 2]>,
+}
+
+/// What the weights of all subjects took, and where they lay while the speeds were measured.
+struct Memory {
+    placement: &'static str,
+    promotion: Option<promotion::Progress>,
+    peak_rss_bytes: Option<u64>,
 }
 
 /// What a run of a subject gave.
@@ -219,6 +232,28 @@ impl Subject {
     fn error(&self, source: EngineError) -> BenchError {
         let engine = self.name();
         BenchError::Engine { engine, source }
+    }
+
+    /// Runs until all is as it will stay: caches warm, and weights moved that are to be moved.
+    /// Returns what the first run after loading was like.
+    fn settle(&mut self, weights: &Weights, plan: &DecodePlan) -> Result<FirstRun, BenchError> {
+        let new_tokens = plan.new_tokens.min(WARM_UP_TOKENS);
+        let placement = weights.placement().to_owned();
+        let first = self.run(plan, new_tokens)?;
+        // Only the engine knows whether it moves them: so until a run moves none.
+        let pending = || promotion::progress(weights).filter(|p| p.moved < p.bytes);
+        while let Some(before) = pending() {
+            self.run(plan, new_tokens)?;
+            if pending().is_some_and(|now| now.moved == before.moved) {
+                break;
+            }
+        }
+        Ok(FirstRun {
+            placement,
+            new_tokens,
+            first_token_ms: first.first_token_seconds * 1e3,
+            decode_tokens_per_second: first.decode_tokens_per_second,
+        })
     }
 
     /// Decodes `new_tokens` greedily from empty caches.
@@ -260,14 +295,16 @@ impl Subject {
         })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a report is made of")]
     fn report(
         &self,
         model: &str,
         plan: &DecodePlan,
         samples: &[Sample],
+        first_run: FirstRun,
         checked: Checked,
         kernel: Option<String>,
-        peak_rss_bytes: Option<u64>,
+        memory: &Memory,
     ) -> Run {
         let capabilities = self.engine.capabilities();
         let bytes_per_token = plan.bytes_per_token(self.engine.config());
@@ -310,7 +347,13 @@ impl Subject {
             decode_tokens_per_second: summary(&|sample| sample.timed.decode_tokens_per_second),
             first_token_ms: summary(&|sample| sample.timed.first_token_seconds * 1e3),
             load_seconds: self.load_seconds,
-            peak_rss_bytes,
+            first_run: checked.passed.then_some(first_run),
+            placement: memory.placement.to_owned(),
+            promotion: memory.promotion.map(|progress| Promotion {
+                bytes: progress.moved,
+                seconds: progress.spent.as_secs_f64(),
+            }),
+            peak_rss_bytes: memory.peak_rss_bytes,
             bytes_per_token,
             read_bandwidth_bytes_per_second: read_bandwidth.map(|read| read.median),
             fraction_of_floor: fraction.map(|fraction| fraction.median),

@@ -43,8 +43,17 @@ pub struct Run {
     pub decode_tokens_per_second: Option<Summary>,
     /// From the start of the prompt to the first sampled token; `None` if the check failed.
     pub first_token_ms: Option<Summary>,
-    /// Loading the weights and setting the engine up.
+    /// Loading the weights and setting the engine up, until it can decode. What it moves of the
+    /// weights afterwards is `promotion`'s.
     pub load_seconds: f64,
+    /// The first run after loading, before anything was warm; `None` if the check failed. The
+    /// engines of a model share its weights: where there are several, only the first one's run
+    /// finds them as they were loaded.
+    pub first_run: Option<FirstRun>,
+    /// Where the weights lay while the speeds were measured: `huge-pages`, `mapped`, or `both`.
+    pub placement: String,
+    /// What was moved into huge pages after loading and before the speeds were measured.
+    pub promotion: Option<Promotion>,
     /// Most memory the process held between the start of loading this model and the last
     /// repetition, all engines of the model together; without the reference engine of the check.
     /// Since the process began, where the system can't reset it.
@@ -67,6 +76,28 @@ pub struct Run {
     pub prompt: Vec<Vec<TokenId>>,
     /// What was decoded: `[sequence][token]`.
     pub tokens: Vec<Vec<TokenId>>,
+}
+
+/// The run that a user meets who has just started the program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FirstRun {
+    /// Where the weights lay when it began: `huge-pages`, `mapped` or `both`.
+    pub placement: String,
+    /// Tokens of each sequence.
+    pub new_tokens: usize,
+    /// From the start of the prompt to the first sampled token.
+    pub first_token_ms: f64,
+    /// The tokens after it, while weights were moved if there were any to move.
+    pub decode_tokens_per_second: f64,
+}
+
+/// Weights that were moved from the mapped file into huge pages, between decode steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// How many bytes, in whole huge pages.
+    pub bytes: u64,
+    /// The time it took, the steps in between left out.
+    pub seconds: f64,
 }
 
 /// How fast memory could be read beside a run.
@@ -172,8 +203,25 @@ impl Report {
             };
             format!("{}: {} has no speed, because {what}", run.model, run.engine)
         };
+        let beginning = |run: &Run| {
+            let (first, moved) = (run.first_run.as_ref()?, run.promotion.as_ref()?);
+            Some(format!(
+                "{}: {} was loaded in {:.2} s and began {}: first token after {:.0} ms, then {:.1} tok/s; \
+                 moving {:.0} MB into huge pages took {:.2} s in all, and the table is from there",
+                run.model,
+                run.engine,
+                run.load_seconds,
+                first.placement,
+                first.first_token_ms,
+                first.decode_tokens_per_second,
+                moved.bytes as f64 * 1e-6,
+                moved.seconds,
+            ))
+        };
         let comparisons = self.comparisons.iter().map(compare);
-        comparisons
+        let beginnings = self.runs.iter().filter_map(beginning);
+        beginnings
+            .chain(comparisons)
             .chain(failures.map(failure))
             .chain(self.notes.iter().cloned())
             .collect()
@@ -243,6 +291,19 @@ fn fields() -> impl Iterator<Item = Field> {
             Cell::number(run.fraction_of_floor.map(|fraction| fraction * 100.0), 1)
         }),
         number("load", "s", false, |run| Cell::number(run.load_seconds, 2)),
+        number("move", "s", false, |run| {
+            let promotion = run.promotion.as_ref();
+            Cell::number(promotion.map(|promotion| promotion.seconds), 2)
+        }),
+        text("placement", false, |run| Cell::text(&run.placement)),
+        number("first run's first token", "ms", false, |run| {
+            let first = run.first_run.as_ref();
+            Cell::number(first.map(|first| first.first_token_ms), 1)
+        }),
+        text("first run's placement", false, |run| {
+            let first = run.first_run.as_ref();
+            first.map_or(Cell::Missing, |first| Cell::text(&first.placement))
+        }),
         number("peak", "MB", true, |run| {
             Cell::number(run.peak_rss_bytes.map(|bytes| bytes as f64 * 1e-6), 0)
         }),

@@ -91,6 +91,7 @@ fn engines_side_by_side_are_measured_checked_and_compared() {
         assert_eq!(run.fraction_of_floor, Some(fraction.median));
     }
     let check = cpu.checked.reference.as_ref().unwrap();
+    assert_eq!(check.weights, "bfloat16");
     assert_eq!(
         (check.prompt_tokens, check.new_tokens, check.positions),
         (6, 5, 10)

@@ -32,11 +32,16 @@ pub const CONFIG: &str = "config.json";
 /// Where the matrices lie once they are loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
+    /// In the mapped file until the engine that decodes has moved them into huge pages
+    /// ([`crate::model::promotion`]): there at once, and soon read faster. They stay in the file
+    /// where there are no huge pages, or less memory than they take; they are read into memory at
+    /// once where the system can't move pages.
+    #[default]
+    Auto,
     /// In the mapped file: memory is shared with every process that maps it. A tensor that is not
     /// aligned for its type is copied.
     Mapped,
-    /// In anonymous huge pages: read once, and then read faster.
-    #[default]
+    /// In anonymous huge pages from the start.
     HugePages,
 }
 

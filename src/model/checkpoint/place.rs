@@ -10,7 +10,9 @@ use memmap2::MmapMut;
 use super::error::CheckpointError;
 use super::shards::{Located, Shard, Shards};
 use super::{LoadOptions, Placement, Precision, matrix};
+use crate::memory;
 use crate::model::layout::{Shape, TensorSpec, pack};
+use crate::model::promotion;
 use crate::model::storage::{
     Element, ElementType, Slice, Storage, elements, elements_mut, huge_pages,
 };
@@ -28,6 +30,12 @@ pub(super) fn matrices(
     options: LoadOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Option<Matrix>>, CheckpointError> {
+    // On systems that move no pages there is nothing better than memory.
+    let in_file = match options.placement {
+        Placement::Auto => promotion::is_supported(),
+        Placement::Mapped => true,
+        Placement::HugePages => false,
+    };
     let mut placed: Vec<Option<Matrix>> = vec![None; specs.len()];
     let mut touched = Vec::new();
     let mut copied = Vec::new();
@@ -39,7 +47,7 @@ pub(super) fn matrices(
             Precision::Stored => located.kind,
             Precision::Bf16 => ElementType::Bf16,
         };
-        if options.placement == Placement::Mapped
+        if in_file
             && located.kind == target
             && let Some(map) = shards.shard(located).map()?
         {
@@ -53,6 +61,14 @@ pub(super) fn matrices(
         copied.push(Copied { index, target });
     }
 
+    let bytes = touched.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    if options.placement == Placement::Auto && promotion_pays(bytes) {
+        for (map, _) in &touched {
+            let of_map = touched.iter().filter(|(other, _)| Arc::ptr_eq(other, map));
+            map.promote_later(of_map.map(|(_, bytes)| bytes.clone()));
+        }
+    }
+
     // What is bf16 stays, in one piece; what is not is likely to be converted and freed matrix by
     // matrix, so that each gets memory of its own.
     let len = |copy: &Copied| specs[copy.index].shape.elements() * copy.target.size();
@@ -60,10 +76,10 @@ pub(super) fn matrices(
         .into_iter()
         .partition(|copy| copy.target == ElementType::Bf16);
     let (ranges, bytes) = pack(kept.iter().map(len));
-    let mut arena = memory(bytes)?;
+    let mut arena = anonymous(bytes)?;
     let mut maps: Vec<MmapMut> = apart
         .iter()
-        .map(|copy| memory(len(copy)))
+        .map(|copy| anonymous(len(copy)))
         .collect::<Result<_, _>>()?;
 
     let mut work = Vec::new();
@@ -109,6 +125,12 @@ pub(super) fn matrices(
     Ok(placed)
 }
 
+/// Whether `bytes` of a mapped file should be moved: there are huge pages, and memory for them.
+fn promotion_pays(bytes: u64) -> bool {
+    let never = memory::transparent_huge_pages().is_none_or(|granted| granted == "never");
+    !never && memory::available().is_none_or(|free| bytes <= free)
+}
+
 /// A matrix that doesn't stay in its file.
 struct Copied {
     /// Into the list of tensors.
@@ -116,7 +138,7 @@ struct Copied {
     target: ElementType,
 }
 
-fn memory(bytes: usize) -> Result<MmapMut, CheckpointError> {
+fn anonymous(bytes: usize) -> Result<MmapMut, CheckpointError> {
     huge_pages(bytes).map_err(|source| CheckpointError::OutOfMemory { bytes, source })
 }
 

@@ -145,12 +145,13 @@ impl<'f> Shard<'f> {
         }
         // SAFETY: the mapping is only read. A program that overwrites or truncates a checkpoint in
         // place while it is in use can change what is read, or end this process with SIGBUS: that
-        // is the price of using weights as they lie in the file, and `HugePages` doesn't pay it.
+        // is the price of using weights as they lie in the file. `HugePages` doesn't pay it, and
+        // `Auto` only until all are moved.
         let map = unsafe { Mmap::map(file) }.map_err(|source| CheckpointError::Map {
             file: self.file.clone(),
             source,
         })?;
-        let map = self.map.get_or_init(|| Arc::new(Storage::File(map)));
+        let map = self.map.get_or_init(|| Arc::new(Storage::mapped(map)));
         Ok(Some(Arc::clone(map)))
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::layout::{Shape, Tensor, tensors};
+use crate::model::promotion::{self, Promoter};
 use crate::model::{random, shapes};
 
 fn tiny() -> Weights {
@@ -16,7 +17,7 @@ fn load_folder(folder: &Path, options: LoadOptions) -> Result<Weights, Checkpoin
 }
 
 fn every_option() -> Vec<LoadOptions> {
-    let placements = [Placement::Mapped, Placement::HugePages];
+    let placements = [Placement::Auto, Placement::Mapped, Placement::HugePages];
     let options = |placement| {
         [Precision::Stored, Precision::Bf16].map(|precision| LoadOptions {
             placement,
@@ -217,6 +218,29 @@ fn sharded(folder: &Path, weights: &Weights, second: &str) {
     std::fs::write(folder.join("b.safetensors"), file_of(second_half, false)).unwrap();
     let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
     std::fs::write(folder.join(INDEX), index.to_string()).unwrap();
+}
+
+#[test]
+fn every_shard_is_moved_into_huge_pages() {
+    if !promotion::is_supported() {
+        return;
+    }
+    let weights = tiny();
+    let folder = tempfile::tempdir().unwrap();
+    sharded(folder.path(), &weights, "b.safetensors");
+    let loaded = load_folder(folder.path(), LoadOptions::default()).unwrap();
+    let Some(mut promoter) = Promoter::new(&loaded, 2) else {
+        // No huge pages here, or no memory.
+        return;
+    };
+    assert_eq!((loaded.storages().len(), loaded.placement()), (2, "mapped"));
+    while promoter.advance(|copy| copy()) {
+        assert!(numbers(&loaded) == numbers(&weights));
+        assert_eq!(loaded.placement(), "both");
+    }
+    assert!(numbers(&loaded) == numbers(&weights));
+    assert_eq!(loaded.placement(), "huge-pages");
+    assert!(Promoter::new(&loaded, 2).is_none(), "once is enough");
 }
 
 #[test]

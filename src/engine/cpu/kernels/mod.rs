@@ -44,11 +44,11 @@ pub struct Kernels {
     /// Whether products with many columns (prefill) round their input to bf16.
     pub rounds_panels: bool,
     /// A product with a matrix that comes from memory; its `x` must have gone through `pair`.
-    pub stream: unsafe fn(&Product<bf16>),
+    pub stream: unsafe fn(&Product),
     /// Puts `x` in the order in which `stream` reads it.
     pub pair: unsafe fn(*const f32, *mut f32, usize),
     /// A product with a matrix that lies in a cache.
-    pub cached: unsafe fn(&Product<bf16>),
+    pub cached: unsafe fn(&Product),
     /// Packs a part of the input of `panel_product`.
     pub pack: unsafe fn(&Packing),
     /// A product with many columns.
@@ -78,7 +78,7 @@ macro_rules! kernel_set {
             // SAFETY: all of these pass their caller's promises on, and are only reached through
             // a table that is handed out where the processor has the features.
             $(#[target_feature(enable = $features)])?
-            unsafe fn stream(p: &Product<bf16>) {
+            unsafe fn stream(p: &Product) {
                 unsafe { product::stream::<$simd>(p) }
             }
             $(#[target_feature(enable = $features)])?
@@ -86,8 +86,8 @@ macro_rules! kernel_set {
                 unsafe { product::pair::<$simd>(x, out, len) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn cached(p: &Product<bf16>) {
-                unsafe { product::matmul::<$simd, bf16, false>(p) }
+            unsafe fn cached(p: &Product) {
+                unsafe { product::matmul::<$simd, false>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn pack(p: &Packing) {

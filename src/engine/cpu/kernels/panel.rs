@@ -11,7 +11,7 @@
 
 use half::bf16;
 
-use super::simd::{Operand, Simd};
+use super::simd::{Simd, widen};
 
 /// Columns of a panel, at most: two registers of the widest path. Packed inputs are laid out for
 /// this many on every path.
@@ -148,7 +148,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
             let depth = (p.k - first).min(DEPTH);
             for r in 0..R {
                 let from = p.matrix.add((row + r) * p.k + first);
-                widen::<S>(from, R * p.k, widened.add(r * WIDENED_STRIDE), depth);
+                widen_all::<S>(from, R * p.k, widened.add(r * WIDENED_STRIDE), depth);
             }
             let x = p.x.add(first * PANEL_COLUMNS + column);
             accumulate::<S, R, V>(widened, x, depth, &mut sums);
@@ -196,7 +196,7 @@ unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
 /// # Safety
 /// Both pointers must be valid for `len` numbers.
 #[inline(always)]
-unsafe fn widen<S: Simd>(from: *const bf16, ahead: usize, to: *mut f32, len: usize) {
+unsafe fn widen_all<S: Simd>(from: *const bf16, ahead: usize, to: *mut f32, len: usize) {
     let mut i = 0;
     // SAFETY: i stays below len; any address may be asked for.
     unsafe {
@@ -207,7 +207,7 @@ unsafe fn widen<S: Simd>(from: *const bf16, ahead: usize, to: *mut f32, len: usi
             i += 2 * S::LANES;
         }
         while i < len {
-            *to.add(i) = (*from.add(i)).widen();
+            *to.add(i) = widen(*from.add(i));
             i += 1;
         }
     }

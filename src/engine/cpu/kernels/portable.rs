@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::simd::{Operand, Simd};
+use super::simd::{Simd, widen};
 
 /// Eight lanes of plain Rust.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ unsafe impl Simd for Portable {
     unsafe fn load_bf16(from: *const bf16) -> Lanes {
         // SAFETY: the caller's pointer is valid for all lanes.
         let values = unsafe { from.cast::<[bf16; LANES]>().read_unaligned() };
-        values.map(Operand::widen)
+        values.map(widen)
     }
 
     #[inline(always)]
@@ -50,12 +50,12 @@ unsafe impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn even(pairs: [bf16; 2 * LANES]) -> Lanes {
-        std::array::from_fn(|lane| pairs[2 * lane].widen())
+        std::array::from_fn(|lane| widen(pairs[2 * lane]))
     }
 
     #[inline(always)]
     unsafe fn odd(pairs: [bf16; 2 * LANES]) -> Lanes {
-        std::array::from_fn(|lane| pairs[2 * lane + 1].widen())
+        std::array::from_fn(|lane| widen(pairs[2 * lane + 1]))
     }
 
     #[inline(always)]

@@ -9,14 +9,14 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::simd::{LINE, Operand, Simd};
+use super::simd::{LINE, Simd, widen};
 
 /// A product to compute: `out[c][r] = sum over k of matrix[r][k] * x[c][k]`, or added to what
 /// `out` holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Product<W> {
+pub struct Product {
     /// `[rows, k]`, row-major without gaps.
-    pub matrix: *const W,
+    pub matrix: *const bf16,
     /// Rows of the matrix.
     pub rows: usize,
     /// Columns of the matrix.
@@ -85,7 +85,7 @@ pub unsafe fn pair<S: Simd>(x: *const f32, out: *mut f32, len: usize) {
 /// The processor must have the instruction set, `p` must describe memory that is there, and its
 /// `x` must have gone through [`pair`].
 #[inline(always)]
-unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
+unsafe fn matvec<S: Simd>(p: &Product) {
     /// Registers of pairs a turn, with two accumulators each.
     const PAIRS: usize = 4;
     let step = 2 * PAIRS * S::LANES;
@@ -125,7 +125,7 @@ unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
             }
             let mut sum = S::reduce_add(sums[0]);
             while k < p.k {
-                sum += (*weights.add(k)).widen() * *p.x.add(k);
+                sum += widen(*weights.add(k)) * *p.x.add(k);
                 k += 1;
             }
             put(p, row, 0, sum);
@@ -139,13 +139,13 @@ unsafe fn matvec<S: Simd>(p: &Product<bf16>) {
 /// # Safety
 /// As `matvec`.
 #[inline(always)]
-pub unsafe fn stream<S: Simd>(p: &Product<bf16>) {
+pub unsafe fn stream<S: Simd>(p: &Product) {
     // SAFETY: passed on to the caller.
     unsafe {
         if p.columns == 1 {
             matvec::<S>(p);
         } else {
-            matmul::<S, bf16, true>(p);
+            matmul::<S, true>(p);
         }
     }
 }
@@ -153,7 +153,7 @@ pub unsafe fn stream<S: Simd>(p: &Product<bf16>) {
 /// # Safety
 /// `row` and `column` must be inside `p`.
 #[inline(always)]
-unsafe fn put<W>(p: &Product<W>, row: usize, column: usize, value: f32) {
+unsafe fn put(p: &Product, row: usize, column: usize, value: f32) {
     // SAFETY: passed on to the caller.
     unsafe {
         let out = p.out.add(column * p.out_stride + row);
@@ -166,8 +166,8 @@ unsafe fn put<W>(p: &Product<W>, row: usize, column: usize, value: f32) {
 /// # Safety
 /// As [`matvec`] if `PAIRED`, else `x` must be in order; and the tile must lie inside `p`.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C: usize>(
-    p: &Product<W>,
+unsafe fn tile<S: Simd, const PAIRED: bool, const R: usize, const C: usize>(
+    p: &Product,
     row: usize,
     column: usize,
 ) {
@@ -189,8 +189,8 @@ unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C:
                 let mut even = [S::splat(0.0); R];
                 let mut odd = [S::splat(0.0); R];
                 for r in 0..R {
-                    let at = rows[r].add(k).cast();
-                    S::prefetch_far(far_ahead(at, end.cast(), p.next));
+                    let at = rows[r].add(k);
+                    S::prefetch_far(far_ahead(at, end, p.next));
                     S::prefetch(at.cast::<u8>().wrapping_add(NEAR_BYTES));
                     let pairs = S::load_pairs(at);
                     even[r] = S::even(pairs);
@@ -204,7 +204,7 @@ unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C:
             while k + S::LANES <= p.k {
                 let mut weights = [S::splat(0.0); R];
                 for r in 0..R {
-                    weights[r] = W::load::<S>(rows[r].add(k));
+                    weights[r] = S::load_bf16(rows[r].add(k));
                 }
                 multiply_tile::<S, R, C>(weights, x, k, &mut sums);
                 k += S::LANES;
@@ -214,7 +214,7 @@ unsafe fn tile<S: Simd, W: Operand, const PAIRED: bool, const R: usize, const C:
             for c in 0..C {
                 let mut sum = S::reduce_add(sums[r][c]);
                 for k in k..p.k {
-                    sum += (*rows[r].add(k)).widen() * *x[c].add(k);
+                    sum += widen(*rows[r].add(k)) * *x[c].add(k);
                 }
                 put(p, row + r, column + c, sum);
             }
@@ -255,8 +255,8 @@ const TILE_ROWS: usize = 2;
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn strip<S: Simd, W: Operand, const PAIRED: bool, const C: usize>(
-    p: &Product<W>,
+unsafe fn strip<S: Simd, const PAIRED: bool, const C: usize>(
+    p: &Product,
     rows: Range<usize>,
     column: usize,
 ) {
@@ -264,11 +264,11 @@ unsafe fn strip<S: Simd, W: Operand, const PAIRED: bool, const C: usize>(
     // SAFETY: rows are counted here; the caller keeps the columns inside.
     unsafe {
         while C <= WIDE_TILE && row + TILE_ROWS <= rows.end {
-            tile::<S, W, PAIRED, TILE_ROWS, C>(p, row, column);
+            tile::<S, PAIRED, TILE_ROWS, C>(p, row, column);
             row += TILE_ROWS;
         }
         while row < rows.end {
-            tile::<S, W, PAIRED, 1, C>(p, row, column);
+            tile::<S, PAIRED, 1, C>(p, row, column);
             row += 1;
         }
     }
@@ -280,7 +280,7 @@ unsafe fn strip<S: Simd, W: Operand, const PAIRED: bool, const C: usize>(
 /// # Safety
 /// As `tile`.
 #[inline(always)]
-pub unsafe fn matmul<S: Simd, W: Operand, const PAIRED: bool>(p: &Product<W>) {
+pub unsafe fn matmul<S: Simd, const PAIRED: bool>(p: &Product) {
     /// Rows that stay in the second-level cache while the columns pass over them.
     const BLOCK_ROWS: usize = 16 * TILE_ROWS;
     let mut row = 0;
@@ -294,14 +294,14 @@ pub unsafe fn matmul<S: Simd, W: Operand, const PAIRED: bool>(p: &Product<W>) {
             // SAFETY: column + columns <= p.columns.
             unsafe {
                 match columns {
-                    1 => strip::<S, W, PAIRED, 1>(p, rows, column),
-                    2 => strip::<S, W, PAIRED, 2>(p, rows, column),
-                    3 => strip::<S, W, PAIRED, 3>(p, rows, column),
-                    4 => strip::<S, W, PAIRED, 4>(p, rows, column),
-                    5 => strip::<S, W, PAIRED, 5>(p, rows, column),
-                    6 => strip::<S, W, PAIRED, 6>(p, rows, column),
-                    7 => strip::<S, W, PAIRED, 7>(p, rows, column),
-                    _ => strip::<S, W, PAIRED, 8>(p, rows, column),
+                    1 => strip::<S, PAIRED, 1>(p, rows, column),
+                    2 => strip::<S, PAIRED, 2>(p, rows, column),
+                    3 => strip::<S, PAIRED, 3>(p, rows, column),
+                    4 => strip::<S, PAIRED, 4>(p, rows, column),
+                    5 => strip::<S, PAIRED, 5>(p, rows, column),
+                    6 => strip::<S, PAIRED, 6>(p, rows, column),
+                    7 => strip::<S, PAIRED, 7>(p, rows, column),
+                    _ => strip::<S, PAIRED, 8>(p, rows, column),
                 }
             }
             column += columns;

@@ -7,7 +7,7 @@
 
 use half::bf16;
 
-use super::simd::{Operand, Simd};
+use super::simd::{Simd, widen};
 
 /// A sum of rows to compute: `out[c][d] += sum over r of weights[c][r] * matrix[r][d]`.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ pub unsafe fn row_sum<S: Simd>(p: &RowSum) {
                     let mut sum = 0.0;
                     for row in 0..p.rows {
                         let weight = *p.weights.add(c * p.weights_stride + row);
-                        sum += weight * (*p.matrix.add(row * p.width + d)).widen();
+                        sum += weight * widen(*p.matrix.add(row * p.width + d));
                     }
                     *p.out.add(c * p.width + d) += sum;
                 }

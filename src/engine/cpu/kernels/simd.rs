@@ -72,41 +72,10 @@ pub unsafe trait Simd: Copy {
     unsafe fn prefetch_far(at: *const u8);
 }
 
-/// A number type of a matrix that the tiles read.
-pub trait Operand: Copy {
-    /// A register of numbers from memory, widened.
-    ///
-    /// # Safety
-    /// As [`Simd::load`].
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F32;
-    /// The same number in f32.
-    fn widen(self) -> f32;
-}
-
-impl Operand for bf16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F32 {
-        // SAFETY: passed on to the caller.
-        unsafe { S::load_bf16(from) }
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-}
-
-impl Operand for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const Self) -> S::F32 {
-        // SAFETY: passed on to the caller.
-        unsafe { S::load(from) }
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
+/// A weight in f32, exactly.
+#[inline(always)]
+pub fn widen(weight: bf16) -> f32 {
+    f32::from_bits(u32::from(weight.to_bits()) << 16)
 }
 
 /// Bytes of a cache line.

@@ -31,7 +31,7 @@ fn tolerance(n: usize) -> f64 {
 ///
 /// # Safety
 /// `p` must describe memory that is there.
-unsafe fn panel_product(path: &Kernels, p: &Product<bf16>) {
+unsafe fn panel_product(path: &Kernels, p: &Product) {
     let mut panel = vec![f32::NAN; p.k.next_multiple_of(2) * PANEL_COLUMNS];
     for first in (0..p.columns).step_by(PANEL_COLUMNS) {
         let columns = (p.columns - first).min(PANEL_COLUMNS);

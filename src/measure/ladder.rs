@@ -1,0 +1,239 @@
+//! What must hold of an engine that runs the megakernel, whichever device it is on: its logits are the
+//! reference engine's, its tokens those of the CPU engine, and every run gives the same bits.
+//!
+//! The models are small and random, with dimensions that nothing divides. The tests of the emulator
+//! and [`gpu_check`](crate::gpu_check) are made of these.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::cpu::{CpuEngine, CpuOptions, kernels};
+use crate::engine::megakernel::MegakernelOptions;
+use crate::engine::reference::{KvPrecision, ReferenceEngine};
+use crate::engine::{DecodeRequest, Decoded, Engine, EngineError, Finished};
+use crate::model::config::{Llama3Scaling, Rope};
+use crate::model::{Architecture, ModelConfig, TokenId, Weights, random};
+use crate::sampling::SamplingParams;
+
+/// Positions of each sequence.
+pub const CONTEXT: usize = 48;
+
+/// The sums are f32 in another order, over two layers of a few hundred terms: 1e-6 is usual.
+pub const TOLERANCE: f32 = 1e-4;
+/// A key on the edge between two bf16 numbers may fall to either side, which moves logits by up to
+/// 2^-9 of that key's part in them (the CPU engine's tests allow as much everywhere).
+pub const EDGE_TOLERANCE: f32 = 2e-3;
+
+/// Shapes that nothing divides, for each architecture: grouped heads or not, biases, norms, tied
+/// or not, both widths of heads. Small, since the emulator's time goes with the number of rows.
+pub fn shapes() -> [ModelConfig; 3] {
+    let qwen3 = ModelConfig {
+        architecture: Architecture::Qwen3,
+        hidden_size: 42,
+        intermediate_size: 37,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        vocab_size: 83,
+        max_positions: 2048,
+        rms_norm_eps: 1e-6,
+        rope: Rope {
+            theta: 1e6,
+            scaling: None,
+        },
+        tied_embeddings: true,
+    };
+    let qwen2 = ModelConfig {
+        architecture: Architecture::Qwen2,
+        hidden_size: 27,
+        heads: 3,
+        kv_heads: 1,
+        tied_embeddings: false,
+        ..qwen3.clone()
+    };
+    let llama = ModelConfig {
+        architecture: Architecture::Llama,
+        hidden_size: 19,
+        intermediate_size: 265,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 128,
+        rope: Rope {
+            theta: 5e5,
+            scaling: Some(Llama3Scaling {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_positions: 128,
+            }),
+        },
+        ..qwen3.clone()
+    };
+    [qwen3, qwen2, llama]
+}
+
+/// Random weights of one of these shapes.
+///
+/// # Errors
+/// If the system has no memory for them.
+pub fn weights(config: &ModelConfig) -> std::io::Result<Weights> {
+    random::weights(config, 7, &mut |_, _| ())
+}
+
+/// How to set up the engine under test.
+pub fn options(sequences: usize) -> MegakernelOptions {
+    MegakernelOptions {
+        // Short, so that these few positions are split too.
+        split_length: 5,
+        watchdog: Duration::from_secs(60),
+        ..MegakernelOptions::new(CONTEXT, sequences)
+    }
+}
+
+/// The CPU engine, on kernels that round nothing on the way.
+///
+/// # Errors
+/// No memory, no threads.
+pub fn cpu(weights: Weights, sequences: usize) -> Result<CpuEngine, EngineError> {
+    let mut paths = kernels::available().into_iter();
+    let exact = paths.find(|path| !path.rounds_panels);
+    let options = CpuOptions {
+        threads: NonZeroUsize::new(1),
+        context: CONTEXT,
+        sequences,
+        kernels: exact.map(|path| path.name.to_owned()),
+    };
+    CpuEngine::new(weights, &options)
+}
+
+/// The reference engine, with keys and values rounded as the kernels round them.
+///
+/// # Errors
+/// No memory.
+pub fn reference(weights: &Weights) -> Result<ReferenceEngine, EngineError> {
+    let engine = ReferenceEngine::new(Arc::new(weights.clone()), CONTEXT, 1)?;
+    Ok(engine.with_kv_precision(KvPrecision::Bf16))
+}
+
+/// `len` tokens of `config`'s vocabulary.
+pub fn tokens(config: &ModelConfig, len: usize) -> Vec<TokenId> {
+    let token = |i: usize| (i * i * 31 + i * 7 + 3) % config.vocab_size;
+    (0..len).map(|i| token(i) as TokenId).collect()
+}
+
+/// Ways to sample: greedy, with a penalty, and with each filter and all of them.
+pub fn samplings() -> Vec<SamplingParams> {
+    let sampled = SamplingParams {
+        temperature: 0.8,
+        seed: 5 << 33 | 9,
+        ..SamplingParams::default()
+    };
+    vec![
+        SamplingParams::default(),
+        SamplingParams {
+            repetition_penalty: 1.3,
+            ..SamplingParams::default()
+        },
+        sampled.clone(),
+        SamplingParams {
+            min_p: 0.05,
+            ..sampled.clone()
+        },
+        SamplingParams {
+            top_k: 20,
+            ..sampled.clone()
+        },
+        SamplingParams {
+            top_k: 50,
+            top_p: 0.9,
+            min_p: 0.02,
+            repetition_penalty: 1.2,
+            ..sampled
+        },
+    ]
+}
+
+/// Logits after each of `tokens`, at the beginning of sequence 0: `[tokens][vocabulary]`.
+///
+/// # Errors
+/// As [`Engine::logits`].
+pub fn all_logits(
+    engine: &mut dyn Engine,
+    tokens: &[TokenId],
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    let mut rows = Vec::new();
+    engine.logits(0, tokens, &mut |_, row| rows.push(row.to_vec()))?;
+    Ok(rows)
+}
+
+/// Largest difference over the largest magnitude.
+pub fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    let scale = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    // NaN is no distance at all.
+    let largest = difference.fold(0.0, |max: f32, d| if d <= max { max } else { d });
+    largest / scale
+}
+
+/// How far the logits of a text are from the reference's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distances {
+    /// What nine in ten positions don't exceed.
+    pub usual: f32,
+    /// The largest.
+    pub worst: f32,
+}
+
+impl Distances {
+    /// Those of `found` from `expected`, both `[positions][vocabulary]`.
+    ///
+    /// # Panics
+    /// If there are no positions.
+    pub fn new(found: &[Vec<f32>], expected: &[Vec<f32>]) -> Self {
+        let pairs = found.iter().zip(expected);
+        let mut all: Vec<f32> = pairs.map(|(found, all)| distance(found, all)).collect();
+        all.sort_by(f32::total_cmp);
+        Self {
+            usual: all[(all.len() - 1) * 9 / 10],
+            worst: all[all.len() - 1],
+        }
+    }
+
+    /// Whether they are those of the same sums in another order. One in ten positions may have met a
+    /// key on the edge between two bf16 numbers.
+    pub fn are_close(&self) -> bool {
+        self.usual < TOLERANCE && self.worst < EDGE_TOLERANCE
+    }
+}
+
+/// A request without stop tokens.
+pub fn request(sequence: usize, max_tokens: usize, sampling: &SamplingParams) -> DecodeRequest {
+    DecodeRequest {
+        sequence,
+        max_tokens,
+        sampling: sampling.clone(),
+        stop_tokens: Vec::new(),
+    }
+}
+
+/// Decodes `prompts` together, from the beginning, each on a sequence of its own.
+///
+/// # Errors
+/// As [`Engine::decode`].
+pub fn decode(
+    engine: &mut dyn Engine,
+    prompts: &[Vec<TokenId>],
+    max_tokens: usize,
+    sampling: &SamplingParams,
+) -> Result<Vec<Finished>, EngineError> {
+    let mut requests = Vec::new();
+    for (sequence, prompt) in prompts.iter().enumerate() {
+        engine.truncate(sequence, 0)?;
+        engine.prefill(sequence, prompt, &mut |_| ControlFlow::Continue(()))?;
+        requests.push(request(sequence, max_tokens, sampling));
+    }
+    engine.decode(&requests, &mut |_: Decoded| ControlFlow::Continue(()))
+}
