@@ -130,7 +130,7 @@ typedef struct OgModel {
     uint32_t padding;
     uint64_t embedding;  /* [vocab][hidden_stride] bf16 */
     uint64_t head;       /* [vocab][hidden_stride] bf16; the embedding where tied */
-    uint64_t final_norm; /* [hidden] f32 */
+    uint64_t final_norm; /* [hidden_stride] f32; zeros beyond hidden */
     uint64_t rope;       /* [context][head_dim / 2] of (cosine, sine), f32 */
     /* Layer l begins at `layers_begin + l * layer_bytes`; the rest is relative to that. */
     uint64_t layers_begin;
@@ -139,8 +139,8 @@ typedef struct OgModel {
     uint64_t output;              /* [hidden][q_stride] bf16 */
     uint64_t gate_up;             /* [2 * intermediate][hidden_stride] bf16: gate 0, up 0, gate 1, up 1, ... */
     uint64_t down;                /* [hidden][intermediate_stride] bf16 */
-    uint64_t input_norm;          /* [hidden] f32 */
-    uint64_t post_attention_norm; /* [hidden] f32 */
+    uint64_t input_norm;          /* [hidden_stride] f32; zeros beyond hidden */
+    uint64_t post_attention_norm; /* the same */
     uint64_t q_norm;              /* [head_dim] f32 */
     uint64_t k_norm;              /* [head_dim] f32 */
     uint64_t qkv_bias;            /* [(heads + 2 * kv_heads) * head_dim] f32 */

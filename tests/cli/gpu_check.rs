@@ -47,7 +47,12 @@ fn every_part_writes_what_it_found_and_the_table_says_so() {
     assert_eq!(ceilings["status"], "done", "{ceilings}");
     let found = &ceilings["findings"];
     assert_eq!(found["launches"].as_array().unwrap().len(), 4);
-    assert!(!found["reads"][0]["bytes_per_second"]["samples"].as_array().unwrap().is_empty());
+    assert!(
+        !found["reads"][0]["bytes_per_second"]["samples"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
     assert!(!found["barriers"].as_array().unwrap().is_empty());
     // So little memory says nothing of a bandwidth.
     assert!(found["read_bandwidth_bytes_per_second"].is_null());
@@ -94,7 +99,11 @@ fn a_limit_ends_what_is_under_way() {
     let folder = tempfile::tempdir().unwrap();
     let start = std::time::Instant::now();
     stdout(gpu_check(folder.path(), "6"));
-    assert!(start.elapsed().as_secs_f64() < 10.0, "{:?}", start.elapsed());
+    assert!(
+        start.elapsed().as_secs_f64() < 10.0,
+        "{:?}",
+        start.elapsed()
+    );
     let files = results(folder.path());
     assert!(files.iter().any(|file| file["status"] == "not_measured"));
 }

@@ -265,6 +265,24 @@ pub fn all() -> Vec<Case> {
             .called("several tiles"),
         );
     }
+    // Sums of an odd number of rows, more than those of any other matrix, wait for the second tile.
+    let case = Case::new(long_rows(), RedundantNorm, V0, Cooperative);
+    cases.push(
+        Case {
+            config: ModelConfig {
+                vocab_size: 271,
+                ..long_rows()
+            },
+            options: MegakernelOptions {
+                columns: 8,
+                ..case.options.clone()
+            },
+            adjust: |arguments| arguments.tile = 256,
+            prompts: &[8],
+            ..case
+        }
+        .called("several tiles of eight columns"),
+    );
     let case = Case::new(long_rows(), RedundantNorm, V1, Epoch);
     cases.push(
         Case {

@@ -222,6 +222,7 @@ impl WeightSink for Recorder {
 
 impl Device for Recorder {
     type Recorded = Vec<Launch>;
+    type Event = <EmulatedDevice as Device>::Event;
 
     const NAME: &'static str = "recorded";
 
@@ -289,6 +290,18 @@ impl Device for Recorder {
 
     fn replay(&mut self, recorded: &Vec<Launch>) -> Result<(), DeviceError> {
         recorded.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    fn mark(&mut self) -> Result<Self::Event, DeviceError> {
+        self.device.mark()
+    }
+
+    fn seconds_between(
+        &mut self,
+        earlier: &Self::Event,
+        later: &Self::Event,
+    ) -> Result<f64, DeviceError> {
+        self.device.seconds_between(earlier, later)
     }
 
     fn is_idle(&mut self) -> Result<bool, DeviceError> {
