@@ -159,7 +159,7 @@ typedef struct OgState {
     uint64_t split_softmax; /* ...[2] f32: maximum (base 2) and sum of the weights */
     uint64_t head_outputs;  /* [kv_heads][columns][hidden_stride] f32: O projection by head (fused phases) */
     uint64_t activated;     /* [columns][intermediate_stride] f32: SiLU(gate) * up */
-    uint64_t partial_rows;  /* [rows of the largest matrix][columns] f32: sums so far, where x takes several tiles */
+    uint64_t partial_rows;  /* [rows of the largest matrix, in whole groups][columns] f32: sums so far, where x takes several tiles */
     uint64_t logits;        /* [logits_rows][vocab] f32 */
     uint64_t seen;          /* [columns][ceil(vocab / 32)] u32: tokens that the repetition penalty applies to */
     uint64_t candidates;    /* [2: before and after the selection][blocks][columns] OgCandidate */

@@ -70,6 +70,7 @@ inline void guard_state(const OgArguments& arguments, char* state, size_t bytes)
     const uint64_t cached = static_cast<uint64_t>(model.layers) * at.sequences * model.kv_heads * at.context;
     uint64_t most_rows = 2ull * model.intermediate;
     for (const uint64_t rows : {qkv_rows, static_cast<uint64_t>(model.hidden), vocab}) most_rows = rows > most_rows ? rows : most_rows;
+    most_rows = (most_rows + OG_GROUP_ROWS - 1) / OG_GROUP_ROWS * OG_GROUP_ROWS;
     guarded.allow(at.control, sizeof(OgControl));
     guarded.allow(at.barrier, sizeof(OgBarrier));
     guarded.allow(at.arrivals, 4ull * arguments.score_blocks);

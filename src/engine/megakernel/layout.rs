@@ -2,8 +2,8 @@
 //! them, and the state that launches write.
 
 use super::abi::{
-    OG_BUCKETS, OG_MAX_SPLITS, OG_ROW_ALIGNMENT, OG_SELECT_PASSES, OG_TENSOR_ALIGNMENT, OgBarrier,
-    OgCandidate, OgControl, OgModel, OgState,
+    OG_BUCKETS, OG_GROUP_ROWS, OG_MAX_SPLITS, OG_ROW_ALIGNMENT, OG_SELECT_PASSES,
+    OG_TENSOR_ALIGNMENT, OgBarrier, OgCandidate, OgControl, OgModel, OgState,
 };
 use super::error::DeviceError;
 use super::options::MAX_COLUMNS;
@@ -164,6 +164,8 @@ impl StateLayout {
         let stride = |columns: u64| columns.next_multiple_of(OG_ROW_ALIGNMENT.into());
         let [hidden_stride, intermediate_stride] = [stride(hidden), stride(intermediate)];
         let widest = qkv_rows.max(hidden).max(2 * intermediate).max(vocab);
+        // Of an odd last row the row that is missing beside it has a sum, too.
+        let widest = widest.next_multiple_of(OG_GROUP_ROWS.into());
         let splits = u64::from(OG_MAX_SPLITS);
         let [positions, sequences_held] = [context, sequences].map(|n| n as u64);
         let mut cursor = Cursor::new(WHAT);
@@ -370,7 +372,7 @@ mod tests {
             let columns = u64::from(at.columns);
             let qkv = (heads + 2 * kv_heads) * head_dim;
             let cache = layers * sequences * kv_heads * context * head_dim * 2;
-            let widest = qkv.max(hidden).max(2 * intermediate).max(vocab);
+            let widest = qkv.max(hidden).max(2 * intermediate).max(vocab).next_multiple_of(2);
             let arrays = [
                 ("control", at.control, size_of::<OgControl>() as u64),
                 ("barrier", at.barrier, size_of::<OgBarrier>() as u64),
