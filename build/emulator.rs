@@ -12,10 +12,12 @@ const SOURCES: [&str; 4] = [
     "sync_overhead.cu",
 ];
 
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 7] = [
     "-O2",
     "-g1",
     "-pthread",
+    // The same bits from every compiler.
+    "-ffp-contract=off",
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",

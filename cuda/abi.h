@@ -130,7 +130,7 @@ typedef struct OgModel {
     uint32_t padding;
     uint64_t embedding;  /* [vocab][hidden_stride] bf16 */
     uint64_t head;       /* [vocab][hidden_stride] bf16; the embedding where tied */
-    uint64_t final_norm; /* [hidden] f32 */
+    uint64_t final_norm; /* [hidden_stride] f32; zeros beyond hidden */
     uint64_t rope;       /* [context][head_dim / 2] of (cosine, sine), f32 */
     /* Layer l begins at `layers_begin + l * layer_bytes`; the rest is relative to that. */
     uint64_t layers_begin;
@@ -139,8 +139,8 @@ typedef struct OgModel {
     uint64_t output;              /* [hidden][q_stride] bf16 */
     uint64_t gate_up;             /* [2 * intermediate][hidden_stride] bf16: gate 0, up 0, gate 1, up 1, ... */
     uint64_t down;                /* [hidden][intermediate_stride] bf16 */
-    uint64_t input_norm;          /* [hidden] f32 */
-    uint64_t post_attention_norm; /* [hidden] f32 */
+    uint64_t input_norm;          /* [hidden_stride] f32; zeros beyond hidden */
+    uint64_t post_attention_norm; /* the same */
     uint64_t q_norm;              /* [head_dim] f32 */
     uint64_t k_norm;              /* [head_dim] f32 */
     uint64_t qkv_bias;            /* [(heads + 2 * kv_heads) * head_dim] f32 */
@@ -159,7 +159,7 @@ typedef struct OgState {
     uint64_t split_softmax; /* ...[2] f32: maximum (base 2) and sum of the weights */
     uint64_t head_outputs;  /* [kv_heads][columns][hidden_stride] f32: O projection by head (fused phases) */
     uint64_t activated;     /* [columns][intermediate_stride] f32: SiLU(gate) * up */
-    uint64_t partial_rows;  /* [rows of the largest matrix][columns] f32: sums so far, where x takes several tiles */
+    uint64_t partial_rows;  /* [rows of the largest matrix, in whole groups][columns] f32: sums so far, where x takes several tiles */
     uint64_t logits;        /* [logits_rows][vocab] f32 */
     uint64_t seen;          /* [columns][ceil(vocab / 32)] u32: tokens that the repetition penalty applies to */
     uint64_t candidates;    /* [2: before and after the selection][blocks][columns] OgCandidate */
@@ -199,18 +199,28 @@ typedef struct OgRequest {
     uint32_t stop_token[OG_MAX_STOP_TOKENS];
 } OgRequest;
 
-/* What to do, and how far it is. The host writes it before a launch, and block 0 at its end. */
+/* What one thread finds out while a launch runs, and all blocks read after the next barrier. */
+typedef struct OgNews {
+    uint32_t stop_mask;         /* the mailbox's */
+    uint32_t not_finite;        /* the first norm that met a value that is not finite, or OG_ALL_FINITE */
+    uint32_t not_finite_column; /* in which column */
+    uint32_t padding;
+} OgNews;
+
+/* What to do, and how far it is. The host writes it before a launch, and block 0 at its end, all but the news: each
+ * block works on a copy of its own. */
 typedef struct OgControl {
     uint32_t columns;  /* of the next pass */
     uint32_t requests; /* OG_MODE_DECODE: how many */
     uint32_t steps;    /* passes made by this launch */
     uint32_t tokens;   /* tokens in the ring */
-    uint32_t stop_mask;     /* what block 0 last read of the mailbox's */
-    uint32_t not_finite;        /* the norm that met a value that is not finite, or OG_ALL_FINITE */
-    uint32_t not_finite_column; /* in which column */
+    uint32_t stop_mask;     /* as in the news that came with the last sample */
+    uint32_t not_finite;        /* as in the news, or the logits */
+    uint32_t not_finite_column;
     uint32_t ended;             /* every request ended */
     OgColumn column[OG_MAX_COLUMNS];
     OgRequest request[OG_MAX_COLUMNS];
+    OgNews news;
 } OgControl;
 
 /* The grid barrier. Never reset: it counts on from launch to launch. */

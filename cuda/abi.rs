@@ -408,7 +408,37 @@ const _: () = {
         "Offset of field: OgRequest::stop_token",
     ][::std::mem::offset_of!(OgRequest, stop_token) - 56usize];
 };
-/// What to do, and how far it is. The host writes it before a launch, and block 0 at its end.
+/// What one thread finds out while a launch runs, and all blocks read after the next barrier.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct OgNews {
+    /// the mailbox's
+    pub stop_mask: u32,
+    /// the first norm that met a value that is not finite, or OG_ALL_FINITE
+    pub not_finite: u32,
+    /// in which column
+    pub not_finite_column: u32,
+    pub padding: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OgNews"][::std::mem::size_of::<OgNews>() - 16usize];
+    ["Alignment of OgNews"][::std::mem::align_of::<OgNews>() - 4usize];
+    [
+        "Offset of field: OgNews::stop_mask",
+    ][::std::mem::offset_of!(OgNews, stop_mask) - 0usize];
+    [
+        "Offset of field: OgNews::not_finite",
+    ][::std::mem::offset_of!(OgNews, not_finite) - 4usize];
+    [
+        "Offset of field: OgNews::not_finite_column",
+    ][::std::mem::offset_of!(OgNews, not_finite_column) - 8usize];
+    [
+        "Offset of field: OgNews::padding",
+    ][::std::mem::offset_of!(OgNews, padding) - 12usize];
+};
+/** What to do, and how far it is. The host writes it before a launch, and block 0 at its end, all but the news: each
+ block works on a copy of its own.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct OgControl {
@@ -420,20 +450,20 @@ pub struct OgControl {
     pub steps: u32,
     /// tokens in the ring
     pub tokens: u32,
-    /// what block 0 last read of the mailbox's
+    /// as in the news that came with the last sample
     pub stop_mask: u32,
-    /// the norm that met a value that is not finite, or OG_ALL_FINITE
+    /// as in the news, or the logits
     pub not_finite: u32,
-    /// in which column
     pub not_finite_column: u32,
     /// every request ended
     pub ended: u32,
     pub column: [OgColumn; 8usize],
     pub request: [OgRequest; 8usize],
+    pub news: OgNews,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgControl"][::std::mem::size_of::<OgControl>() - 1120usize];
+    ["Size of OgControl"][::std::mem::size_of::<OgControl>() - 1136usize];
     ["Alignment of OgControl"][::std::mem::align_of::<OgControl>() - 4usize];
     [
         "Offset of field: OgControl::columns",
@@ -465,6 +495,9 @@ const _: () = {
     [
         "Offset of field: OgControl::request",
     ][::std::mem::offset_of!(OgControl, request) - 160usize];
+    [
+        "Offset of field: OgControl::news",
+    ][::std::mem::offset_of!(OgControl, news) - 1120usize];
 };
 /// The grid barrier. Never reset: it counts on from launch to launch.
 #[repr(C)]

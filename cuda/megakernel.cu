@@ -73,8 +73,8 @@ struct Megakernel {
     // One pass of the columns through the layers and the head.
     __device__ __forceinline__ static bool run_pass() {
         const Block block;
+        // Read only behind the barriers to come.
         if (block.thread == 0) block.plan_pass(query_block(COLUMNS), !BY_HEAD && !FUSED);
-        BLOCK_SYNC();
         embed_phase();
         OgPhase before = OG_PHASE_EMBED;
         GridBarrier().arrive(before);
@@ -136,11 +136,11 @@ struct Megakernel {
         if (!run_passes()) return;
         GridBarrier().finish();
         if (block.is_first_thread()) {
-            // A norm of the last pass may have noted something since this block's copy was made.
+            // A norm of the last pass may have noted something since the last sample.
             OgControl& control = block.shared.control;
             if (control.not_finite == OG_ALL_FINITE) {
-                control.not_finite = block.control_in_state().not_finite;
-                control.not_finite_column = block.control_in_state().not_finite_column;
+                control.not_finite = block.news().not_finite;
+                control.not_finite_column = block.news().not_finite_column;
             }
             const bool finite = control.not_finite == OG_ALL_FINITE;
             block.mailbox().report.status = finite ? OG_STATUS_DONE : OG_STATUS_NOT_FINITE;
@@ -161,7 +161,14 @@ struct Megakernel {
     MEGAKERNEL(HEAD_DIM, COLUMNS, head_blocks)        \
     MEGAKERNEL(HEAD_DIM, COLUMNS, fused_phases)
 
-#if ONEGRID_EMULATED
+#if defined(ONEGRID_FEW_KERNELS)
+// For programs with sanitizers, which take long to compile: all that differs from kernel to kernel, once.
+MEGAKERNELS(64, 1)
+MEGAKERNELS(64, 2)
+MEGAKERNEL(64, 8, redundant_norm)
+MEGAKERNEL(128, 1, redundant_norm)
+MEGAKERNEL(128, 2, redundant_norm)
+#elif ONEGRID_EMULATED
 MEGAKERNELS(64, 1)
 MEGAKERNELS(64, 2)
 MEGAKERNELS(64, 4)

@@ -44,8 +44,8 @@ struct GridBarrier {
         add_release(&counter.arrived, 1, order(phase));
     }
 
-    // Waits until all blocks are done with `phase`. False if the launch was aborted: then every thread must
-    // leave.
+    // Waits until all blocks are done with `phase`, as part of `layer`. False if the launch was aborted: then
+    // every thread must leave.
     __device__ __forceinline__ bool wait(OgPhase phase, uint32_t layer) const {
         if (kind == OG_BARRIER_NONE) return true;
         if (kind == OG_BARRIER_COOPERATIVE) {
@@ -120,7 +120,8 @@ private:
         OgReport& report = block.mailbox().report;
         report.block = late;
         report.phase = phase;
-        report.layer = layer;
+        // The layer behind it waits for `down`.
+        report.layer = phase == OG_PHASE_DOWN ? layer - 1 : layer;
         report.status = OG_STATUS_STALLED;
     }
 };

@@ -1,6 +1,8 @@
 // What a block knows: the launch's arguments, and its shared memory.
 #pragma once
 
+#include <stddef.h>
+
 #include "platform.h"
 
 // A stretch of columns of one sequence, which attend together.
@@ -100,7 +102,10 @@ struct Block {
         return reinterpret_cast<T*>(arguments.state + offset);
     }
     __device__ __forceinline__ OgMailbox& mailbox() const { return *reinterpret_cast<OgMailbox*>(arguments.mailbox); }
-    __device__ __forceinline__ OgControl& control_in_state() const { return *state<OgControl>(at.control); }
+    // Of the control block, what each block has a copy of.
+    static constexpr uint32_t CONTROL_WORDS = offsetof(OgControl, news) / 4;
+    __device__ __forceinline__ uint32_t* control_in_state() const { return state<uint32_t>(at.control); }
+    __device__ __forceinline__ OgNews& news() const { return state<OgControl>(at.control)->news; }
 
     __device__ __forceinline__ uint32_t columns() const { return shared.control.columns; }
     __device__ __forceinline__ uint32_t q_size() const { return model.heads * model.head_dim; }
@@ -133,10 +138,10 @@ struct Block {
             reinterpret_cast<uint32_t*>(&shared.arguments)[i] = words[i];
         }
         BLOCK_SYNC();
-        const uint32_t* from = reinterpret_cast<const uint32_t*>(&control_in_state());
+        const uint32_t* from = control_in_state();
         uint32_t* to = reinterpret_cast<uint32_t*>(&shared.control);
 #pragma unroll 1
-        for (uint32_t i = thread; i < sizeof(OgControl) / 4; i += threads) to[i] = from[i];
+        for (uint32_t i = thread; i < CONTROL_WORDS; i += threads) to[i] = from[i];
         if (thread == 0) {
             const auto groups = [](uint32_t rows) { return (rows + OG_GROUP_ROWS - 1) / OG_GROUP_ROWS; };
             shared.share[OG_PHASE_QKV] = even_share(groups(qkv_size()));
@@ -152,18 +157,17 @@ struct Block {
     __device__ void save_control() const {
         if (index != 0) return;
         const uint32_t* from = reinterpret_cast<const uint32_t*>(&shared.control);
-        uint32_t* to = reinterpret_cast<uint32_t*>(&control_in_state());
+        uint32_t* to = control_in_state();
 #pragma unroll 1
-        for (uint32_t i = thread; i < sizeof(OgControl) / 4; i += threads) to[i] = from[i];
+        for (uint32_t i = thread; i < CONTROL_WORDS; i += threads) to[i] = from[i];
     }
 
     // Notes that norm `norm` met NaN or infinity in `column`; the first to do so stays. Called by the
     // first thread only; the others see it after the next barrier.
     __device__ void note_not_finite(uint32_t norm, uint32_t column) const {
-        OgControl& control = control_in_state();
-        if (control.not_finite != OG_ALL_FINITE) return;
-        control.not_finite = norm;
-        control.not_finite_column = column;
+        if (news().not_finite != OG_ALL_FINITE) return;
+        news().not_finite = norm;
+        news().not_finite_column = column;
     }
 
     // Derives runs and attention's tasks from the columns; `may_split` says whether the past of a

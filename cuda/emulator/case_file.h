@@ -13,7 +13,7 @@
 #include "../abi.h"
 
 /* "OGCASE1\0" on a little-endian machine. */
-#define OG_CASE_MAGIC 0x0031455341434f47u
+#define OG_CASE_MAGIC 0x003145534143474fu
 #define OG_CASE_KERNEL_NAME 64
 
 typedef struct OgCase {

@@ -1,12 +1,13 @@
 // Runs a case file in the emulator, in a program of its own, so that it can be compiled with
 // sanitizers and fail alone:
 //
-//   check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times]
+//   check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times] [--tensors]
 //
 // --leave-out  a barrier, by site or phase as in launch.h, that is to order nothing
 // --list-sites prints the sites that were reached, one a line, sorted
 // --jitter     lets threads yield and sleep here and there; a number chooses where
 // --times      prints what each launch took, in microseconds, one a line
+// --tensors    lets AddressSanitizer report what kernels do outside the tensors that their arguments list
 //
 // Exit codes: 0 all ran. 2 wrong use, or a bad case file. 3 a site to leave out was never reached.
 // 4 a launch was refused. 5 a kernel wrote to the weights. 66 ThreadSanitizer has a report, and 67
@@ -24,6 +25,7 @@
 
 #include "case_file.h"
 #include "launch.h"
+#include "tensors.h"
 
 // What the sanitizers ask for at start.
 extern "C" const char* __tsan_default_options() { return "halt_on_error=1:exitcode=66:atexit_sleep_ms=0"; }
@@ -92,6 +94,7 @@ struct Options {
     std::vector<std::string> left_out;
     bool list_sites = false;
     bool times = false;
+    bool tensors = false;
 };
 
 Options parse(int count, char** words) {
@@ -103,6 +106,8 @@ Options parse(int count, char** words) {
             options.list_sites = true;
         } else if (word == "--times") {
             options.times = true;
+        } else if (word == "--tensors") {
+            options.tensors = true;
         } else if (word == "--leave-out" && next != nullptr) {
             options.left_out.push_back(next);
             onegrid_emulator_leave_out(next);
@@ -119,7 +124,7 @@ Options parse(int count, char** words) {
         }
     }
     if (options.result_path == nullptr) {
-        fail(WRONG_USE, "usage: check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times]");
+        fail(WRONG_USE, "usage: check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times] [--tensors]");
     }
     return options;
 }
@@ -156,6 +161,10 @@ int main(int count, char** words) {
         arguments.weights = weights.address();
         arguments.state = state.address();
         arguments.mailbox = mailbox.address();
+        if (options.tensors) {
+            emulator::guard_weights(arguments, weights.data(), weights.bytes());
+            emulator::guard_state(arguments, state.data(), state.bytes());
+        }
         const auto begin = std::chrono::steady_clock::now();
         const int error =
             onegrid_emulator_launch(step.kernel, step.blocks, step.threads, step.shared_bytes, &arguments);
@@ -165,6 +174,7 @@ int main(int count, char** words) {
                  step.threads, step.shared_bytes, error);
         }
         if (options.times) printf("%.1f\n", took.count());
+        for (Piece* piece : {&weights, &state}) emulator::allow_all(piece->data(), piece->bytes());
     }
 
     std::ofstream result(options.result_path, std::ios::binary);

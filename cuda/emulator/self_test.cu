@@ -7,13 +7,26 @@
 
 namespace {
 
+// Behind what every block has.
 struct Shared {
-    uint32_t aborted;
     float warp_sums[OG_MAX_THREADS / WARP];
     uint32_t words[OG_MAX_THREADS];
 };
 
-__device__ Shared& shared() { return *reinterpret_cast<Shared*>(shared_memory()); }
+__device__ Shared& shared() { return *reinterpret_cast<Shared*>(shared_memory() + OG_SHARED_FIXED); }
+
+__device__ unsigned warp_index() { return threadIdx.x / WARP; }
+__device__ unsigned warp_count() { return blockDim.x / WARP; }
+
+// What the grid barrier needs.
+__device__ void begin(const OgArguments& arguments) {
+    const Block block;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(&arguments);
+    uint32_t* to = reinterpret_cast<uint32_t*>(&block.shared.arguments);
+    for (uint32_t i = block.thread; i < sizeof(OgArguments) / 4; i += block.threads) to[i] = words[i];
+    BLOCK_SYNC();
+    if (block.thread == 0) GridBarrier().begin();
+}
 
 template <class T>
 __device__ T* state(const OgArguments& arguments, uint64_t offset) {
@@ -24,7 +37,8 @@ __device__ T* state(const OgArguments& arguments, uint64_t offset) {
 
 // Every way in which threads tell each other something, in every step. Each barrier here is needed.
 KERNEL(everything) {
-    GridBarrier grid(arguments, &shared().aborted);
+    begin(arguments);
+    const GridBarrier grid;
     const unsigned thread = threadIdx.x, threads = blockDim.x;
     const unsigned index = blockIdx.x * threads + thread, all = gridDim.x * threads;
     uint32_t* values = state<uint32_t>(arguments, arguments.at.residual);
@@ -66,7 +80,9 @@ KERNEL(everything) {
         const unsigned lane = lane_index();
         result->shuffles += shuffle(value, (lane + 5) % WARP);
         result->shuffles += static_cast<uint32_t>(shuffle_xor(static_cast<double>(value), 16));
-        result->shuffles += static_cast<uint32_t>(lanes_sum<8>(static_cast<float>(value % 16)));
+        float eight[1] = {static_cast<float>(value % 16)};
+        lanes_sums<8>(eight);
+        result->shuffles += static_cast<uint32_t>(eight[0]);
         const float pair[2] = {static_cast<float>(lane), static_cast<float>(step)};
         float gathered[2][WARP];
         emulator::gather(pair, gathered);
@@ -149,7 +165,8 @@ KERNEL(block_barriers) {
 }
 
 KERNEL(grid_barriers) {
-    GridBarrier grid(arguments, &shared().aborted);
+    begin(arguments);
+    const GridBarrier grid;
     for (uint32_t step = 0; step < arguments.max_steps; ++step) {
         if (!grid.sync(OG_PHASE_QKV, step)) return;
     }

@@ -3,9 +3,11 @@
 
 #include <stdint.h>
 
+#include "../abi.h"
+
 constexpr unsigned SELF_TEST_BUCKETS = 16;
 // Bytes of shared memory of a launch.
-constexpr unsigned SELF_TEST_SHARED = 4096;
+constexpr unsigned SELF_TEST_SHARED = OG_SHARED_FIXED + 4096;
 
 // What a thread of the kernel `everything` found out, summed over steps.
 struct SelfTestResult {

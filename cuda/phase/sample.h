@@ -7,7 +7,7 @@
 
 // Reads the host's wish to stop; the others see it after the next barrier.
 __device__ __forceinline__ void poll_stop(const Block& block) {
-    if (block.is_first_thread()) block.control_in_state().stop_mask = load_system(&block.mailbox().stop_mask);
+    if (block.is_first_thread()) block.news().stop_mask = load_system(&block.mailbox().stop_mask);
 }
 
 __device__ __forceinline__ bool is_stop_token(const OgRequest& request, uint32_t token) {
@@ -57,9 +57,9 @@ PHASE void sample_phase() {
     if (block.thread == 0) {
         OgControl& control = block.shared.control;
         control.columns = 0;
-        control.stop_mask = block.control_in_state().stop_mask;
-        control.not_finite = block.control_in_state().not_finite;
-        control.not_finite_column = block.control_in_state().not_finite_column;
+        control.stop_mask = block.news().stop_mask;
+        control.not_finite = block.news().not_finite;
+        control.not_finite_column = block.news().not_finite_column;
 #pragma unroll 1
         for (uint32_t r = 0; r < control.requests && control.not_finite == OG_ALL_FINITE; ++r) {
             if (control.request[r].stop != OG_STOP_NONE || block.shared.best[r].not_finite == 0) continue;

@@ -36,7 +36,8 @@ __device__ __forceinline__ uint64_t* histogram(const Block& block, Filter filter
     return block.state<uint64_t>(block.at.histograms) + index * OG_BUCKETS;
 }
 
-// Before the first pass of the first filter: the cut that min-p makes, and nothing from the others.
+// Before the first pass of the first filter: what all blocks found, and a cut that everything survives. The other
+// threads look at the cut only behind barriers of the phases to come.
 __device__ __forceinline__ void begin_selection() {
     const Block block;
     gather_candidates(0);
@@ -44,7 +45,6 @@ __device__ __forceinline__ void begin_selection() {
 #pragma unroll 1
         for (uint32_t r = 0; r < block.shared.control.requests; ++r) block.shared.cut[r] = -INFINITY;
     }
-    BLOCK_SYNC();
 }
 
 // Adds this block's tokens to the histogram of one pass.
@@ -75,11 +75,11 @@ PHASE void count_phase(Filter filter, int pass) {
         }
         BLOCK_SYNC();
         uint64_t* all = histogram(block, filter, pass, r);
+        // The thread that reads a bucket is the one that empties it for the next request.
 #pragma unroll 1
         for (uint32_t i = block.thread; i < OG_BUCKETS; i += block.threads) {
             if (own[i] != 0) add_relaxed(&all[i], own[i]);
         }
-        BLOCK_SYNC();
     }
 }
 

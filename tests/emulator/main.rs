@@ -3,5 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
+mod cases;
+mod kernels;
 mod programs;
+mod recorder;
 mod self_test;

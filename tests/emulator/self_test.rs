@@ -147,7 +147,7 @@ fn each_barrier_left_out_is_a_race() {
         let listed = listed.expect_code(0, barrier).stdout;
         let sites: Vec<&str> = listed.lines().collect();
         let of = |file: &str| sites.iter().filter(|site| site.starts_with(file)).count();
-        assert_eq!(of("emulator/self_test.cu:"), 3, "{sites:?}");
+        assert_eq!(of("emulator/self_test.cu:"), 4, "{sites:?}");
         assert_eq!(
             of("core/barrier.h:"),
             if barrier == "epoch" { 2 } else { 0 }

@@ -10,15 +10,15 @@ use std::ops::ControlFlow;
 use bytemuck::bytes_of;
 
 use super::abi::{
-    OG_ALL_FINITE, OG_BARRIER_NONE, OG_MAX_STOP_TOKENS, OG_MODE_DECODE, OG_SELECT_MIN_P,
-    OG_SELECT_TOP_K, OG_SELECT_TOP_P, OG_STATUS_NOT_FINITE, OG_STOP_NONE, OgArguments, OgControl,
-    OgRequest, OgSelect,
+    OG_BARRIER_NONE, OG_MAX_STOP_TOKENS, OG_MODE_DECODE, OG_SELECT_MIN_P, OG_SELECT_TOP_K,
+    OG_SELECT_TOP_P, OG_STATUS_NOT_FINITE, OG_STOP_NONE, OgArguments, OgControl, OgRequest,
+    OgSelect,
 };
 use super::device::{Device, Launch};
 use super::error::DeviceError;
 use super::mailbox::{Mailbox, RingEntry};
 use super::plan::{self, Pass};
-use super::{MegakernelEngine, Stage};
+use super::{MegakernelEngine, Stage, fresh_control};
 use crate::engine::decode_loop::{most_tokens, stop_after};
 use crate::engine::sequences::Sequences;
 use crate::engine::{DecodeRequest, Decoded, EngineError, Finished, StopReason};
@@ -197,8 +197,7 @@ impl<D: Device> MegakernelEngine<D> {
         self.device.wait()?;
         let mut control = OgControl {
             requests: columns as u32,
-            not_finite: OG_ALL_FINITE,
-            ..OgControl::default()
+            ..fresh_control()
         };
         for (slot, &index) in session.live.iter().enumerate() {
             let request = session.running[index].request;

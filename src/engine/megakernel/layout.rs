@@ -2,8 +2,8 @@
 //! them, and the state that launches write.
 
 use super::abi::{
-    OG_BUCKETS, OG_MAX_SPLITS, OG_ROW_ALIGNMENT, OG_SELECT_PASSES, OG_TENSOR_ALIGNMENT, OgBarrier,
-    OgCandidate, OgControl, OgModel, OgState,
+    OG_BUCKETS, OG_GROUP_ROWS, OG_MAX_SPLITS, OG_ROW_ALIGNMENT, OG_SELECT_PASSES,
+    OG_TENSOR_ALIGNMENT, OgBarrier, OgCandidate, OgControl, OgModel, OgState,
 };
 use super::error::DeviceError;
 use super::options::MAX_COLUMNS;
@@ -85,7 +85,7 @@ impl WeightLayout {
 
         // One layer, from 0.
         let mut layer = Cursor::new(WHAT);
-        model.input_norm = layer.take(&[hidden], F32)?;
+        model.input_norm = layer.take(&[hidden_stride], F32)?;
         model.qkv = layer.take(&[qkv_rows, hidden_stride], BF16)?;
         let biases = if config.qkv_bias() { qkv_rows } else { 0 };
         model.qkv_bias = layer.take(&[biases], F32)?;
@@ -93,7 +93,7 @@ impl WeightLayout {
         model.q_norm = layer.take(&[qk_norm], F32)?;
         model.k_norm = layer.take(&[qk_norm], F32)?;
         model.output = layer.take(&[hidden, model.q_stride.into()], BF16)?;
-        model.post_attention_norm = layer.take(&[hidden], F32)?;
+        model.post_attention_norm = layer.take(&[hidden_stride], F32)?;
         let gate_up_rows = 2 * config.intermediate_size as u64;
         model.gate_up = layer.take(&[gate_up_rows, hidden_stride], BF16)?;
         model.down = layer.take(&[hidden, model.intermediate_stride.into()], BF16)?;
@@ -102,7 +102,7 @@ impl WeightLayout {
         let mut all = Cursor::new(WHAT);
         model.embedding = all.take(&[vocab, hidden_stride], BF16)?;
         model.layers_begin = all.take(&[model.layers.into(), model.layer_bytes], 1)?;
-        model.final_norm = all.take(&[hidden], F32)?;
+        model.final_norm = all.take(&[hidden_stride], F32)?;
         model.head = match config.tied_embeddings {
             true => model.embedding,
             false => all.take(&[vocab, hidden_stride], BF16)?,
@@ -164,6 +164,8 @@ impl StateLayout {
         let stride = |columns: u64| columns.next_multiple_of(OG_ROW_ALIGNMENT.into());
         let [hidden_stride, intermediate_stride] = [stride(hidden), stride(intermediate)];
         let widest = qkv_rows.max(hidden).max(2 * intermediate).max(vocab);
+        // Of an odd last row the row that is missing beside it has a sum, too.
+        let widest = widest.next_multiple_of(OG_GROUP_ROWS.into());
         let splits = u64::from(OG_MAX_SPLITS);
         let [positions, sequences_held] = [context, sequences].map(|n| n as u64);
         let mut cursor = Cursor::new(WHAT);
@@ -234,7 +236,11 @@ mod tests {
         if model.head != model.embedding {
             push("head", model.head, embedding);
         }
-        push("final_norm", model.final_norm, 4 * wide(model.hidden));
+        push(
+            "final_norm",
+            model.final_norm,
+            4 * wide(model.hidden_stride),
+        );
         push("rope", model.rope, context * wide(model.head_dim) / 2 * 8);
         for layer in 0..wide(model.layers) {
             let mut push = |name: &str, begin: u64, bytes: u64| {
@@ -251,11 +257,15 @@ mod tests {
             push("gate_up", model.gate_up, gate_up);
             let down = wide(model.hidden) * wide(model.intermediate_stride) * 2;
             push("down", model.down, down);
-            push("input_norm", model.input_norm, 4 * wide(model.hidden));
+            push(
+                "input_norm",
+                model.input_norm,
+                4 * wide(model.hidden_stride),
+            );
             push(
                 "post_attention_norm",
                 model.post_attention_norm,
-                4 * wide(model.hidden),
+                4 * wide(model.hidden_stride),
             );
             if model.has_qk_norm == 1 {
                 push("q_norm", model.q_norm, 4 * wide(model.head_dim));
@@ -362,7 +372,7 @@ mod tests {
             let columns = u64::from(at.columns);
             let qkv = (heads + 2 * kv_heads) * head_dim;
             let cache = layers * sequences * kv_heads * context * head_dim * 2;
-            let widest = qkv.max(hidden).max(2 * intermediate).max(vocab);
+            let widest = qkv.max(hidden).max(2 * intermediate).max(vocab).next_multiple_of(2);
             let arrays = [
                 ("control", at.control, size_of::<OgControl>() as u64),
                 ("barrier", at.barrier, size_of::<OgBarrier>() as u64),

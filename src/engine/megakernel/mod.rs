@@ -35,7 +35,7 @@ use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished}
 use crate::model::{ModelConfig, TokenId, Weights};
 use abi::{
     OG_ALL_FINITE, OG_MODE_COLUMNS, OG_NO_LOGITS, OG_STATUS_DONE, OG_STATUS_NOT_FINITE,
-    OG_STATUS_STALLED, OgArguments, OgBarrier, OgColumn, OgControl, OgMode,
+    OG_STATUS_STALLED, OgArguments, OgBarrier, OgColumn, OgControl, OgMode, OgNews,
 };
 use bytemuck::{bytes_of, bytes_of_mut, cast_slice, cast_slice_mut};
 use decode::Graph;
@@ -196,8 +196,7 @@ impl<D: Device> MegakernelEngine<D> {
     fn run(&mut self, pass: &Pass, columns: &[OgColumn]) -> Result<(), EngineError> {
         let mut control = OgControl {
             columns: columns.len() as u32,
-            not_finite: OG_ALL_FINITE,
-            ..OgControl::default()
+            ..fresh_control()
         };
         control.column[..columns.len()].copy_from_slice(columns);
         self.device.wait()?;
@@ -298,6 +297,18 @@ impl<D: Device> MegakernelEngine<D> {
     /// Tokens of a prompt that run together.
     fn piece_length(&self) -> usize {
         self.plan.widest_prefill(self.options.columns)
+    }
+}
+
+/// The control block of a launch that has met nothing yet.
+fn fresh_control() -> OgControl {
+    OgControl {
+        not_finite: OG_ALL_FINITE,
+        news: OgNews {
+            not_finite: OG_ALL_FINITE,
+            ..OgNews::default()
+        },
+        ..OgControl::default()
     }
 }
 
