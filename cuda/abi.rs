@@ -87,7 +87,7 @@ pub struct OgModel {
     pub embedding: u64,
     /// [vocab][hidden_stride] bf16; the embedding where tied
     pub head: u64,
-    /// [hidden] f32
+    /// [hidden_stride] f32; zeros beyond hidden
     pub final_norm: u64,
     /// [context][head_dim / 2] of (cosine, sine), f32
     pub rope: u64,
@@ -102,9 +102,9 @@ pub struct OgModel {
     pub gate_up: u64,
     /// [hidden][intermediate_stride] bf16
     pub down: u64,
-    /// [hidden] f32
+    /// [hidden_stride] f32; zeros beyond hidden
     pub input_norm: u64,
-    /// [hidden] f32
+    /// the same
     pub post_attention_norm: u64,
     /// [head_dim] f32
     pub q_norm: u64,
@@ -221,7 +221,7 @@ pub struct OgState {
     pub head_outputs: u64,
     /// [columns][intermediate_stride] f32: SiLU(gate) * up
     pub activated: u64,
-    /// [rows of the largest matrix][columns] f32: sums so far, where x takes several tiles
+    /// [rows of the largest matrix, in whole groups][columns] f32: sums so far, where x takes several tiles
     pub partial_rows: u64,
     /// [logits_rows][vocab] f32
     pub logits: u64,
