@@ -1,5 +1,5 @@
-//! Made-up keys and values: an engine can then decode behind thousands of positions that no prompt
-//! was run for, and two engines that were given the same can be compared there.
+//! Keys and values that are made up, so that an engine can decode behind thousands of positions that
+//! no prompt was run for; and those that an engine has cached, to look at.
 
 use half::bf16;
 
@@ -79,6 +79,31 @@ pub trait FillPast {
     /// # Panics
     /// If `past` was made for other dimensions.
     fn fill_past(&mut self, sequence: usize, past: &RandomPast) -> Result<(), EngineError>;
+}
+
+/// The keys and values that an engine has cached of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedPast {
+    /// `[layers]`
+    pub layers: Vec<CachedLayer>,
+}
+
+/// Keys and values of one layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CachedLayer {
+    /// `[positions][kv_heads * head_dim]`
+    pub keys: Vec<Vec<bf16>>,
+    /// `[positions][kv_heads * head_dim]`
+    pub values: Vec<Vec<bf16>>,
+}
+
+/// An engine whose cache can be looked at.
+pub trait ReadPast {
+    /// What is cached of `sequence`.
+    ///
+    /// # Errors
+    /// No such sequence; a device that fails.
+    fn read_past(&mut self, sequence: usize) -> Result<CachedPast, EngineError>;
 }
 
 #[cfg(test)]

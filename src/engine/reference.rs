@@ -9,6 +9,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::decode_loop::{self, Column, Step};
+use super::past::{CachedLayer, CachedPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::{LayerWeights, Matrix, ModelConfig, TokenId, Weights};
@@ -23,11 +24,16 @@ pub enum KvPrecision {
     Bf16,
 }
 
+/// How much farther than the nearest bf16 number another may be and still pass for a rounding of the
+/// same key or value, which two engines computed in f32: a part of the position's largest.
+pub const EDGE: f32 = 1e-5;
+
 /// The plain engine.
 pub struct ReferenceEngine {
     weights: Arc<Weights>,
     sequences: Sequences,
     kv_precision: KvPrecision,
+    rounded_as: Option<CachedPast>,
     /// `caches[sequence][layer]`
     caches: Vec<Vec<LayerCache>>,
     /// `logits[sequence]`: `[vocabulary]`
@@ -55,6 +61,7 @@ impl ReferenceEngine {
         Ok(Self {
             sequences: Sequences::new(&weights.config, context, sequences)?,
             kv_precision: KvPrecision::F32,
+            rounded_as: None,
             caches: vec![vec![LayerCache::default(); layers]; sequences],
             logits: vec![vec![0.0; weights.config.vocab_size]; sequences],
             weights,
@@ -65,6 +72,18 @@ impl ReferenceEngine {
     pub fn with_kv_precision(self, kv_precision: KvPrecision) -> Self {
         Self {
             kv_precision,
+            ..self
+        }
+    }
+
+    /// The same engine, caching in bf16 and rounding as another engine did where a key or value lies on
+    /// the edge between two bf16 numbers, so that both are right: `past` is what that one cached of the
+    /// same tokens. Where it holds anything but the bf16 numbers nearest to those computed here, to within
+    /// [`EDGE`], that is not taken over.
+    pub fn rounding_as(self, past: CachedPast) -> Self {
+        Self {
+            kv_precision: KvPrecision::Bf16,
+            rounded_as: Some(past),
             ..self
         }
     }
@@ -83,7 +102,12 @@ impl ReferenceEngine {
         for (index, layer) in weights.layers.iter().enumerate() {
             let cache = &mut self.caches[sequence][index];
             cache.truncate(position);
-            let attended = attention(config, layer, &x, position, cache, self.kv_precision);
+            let others = self.rounded_as.as_ref().map(|past| &past.layers[index]);
+            let round = |new: &mut LayerCache| match self.kv_precision {
+                KvPrecision::F32 => {}
+                KvPrecision::Bf16 => new.round_last(others),
+            };
+            let attended = attention(config, layer, &x, position, cache, round);
             add(&mut x, &attended);
             check_finite(&x, position, || format!("layer {index} (attention)"))?;
 
@@ -111,7 +135,7 @@ fn attention(
     x: &[f32],
     position: usize,
     cache: &mut LayerCache,
-    kv_precision: KvPrecision,
+    round: impl Fn(&mut LayerCache),
 ) -> Vec<f32> {
     let head_dim = config.head_dim;
     let normed = rms_norm(x, &layer.input_norm, config.rms_norm_eps);
@@ -135,13 +159,9 @@ fn attention(
     for head in q.chunks_mut(head_dim).chain(k.chunks_mut(head_dim)) {
         rope(config, head, position);
     }
-    if kv_precision == KvPrecision::Bf16 {
-        for value in k.iter_mut().chain(&mut v) {
-            *value = bf16::from_f32(*value).to_f32();
-        }
-    }
     cache.keys.push(k);
     cache.values.push(v);
+    round(cache);
 
     let mut attended = vec![0.0; config.q_size()];
     for (head, out) in attended.chunks_mut(head_dim).enumerate() {
@@ -242,7 +262,26 @@ fn check_finite(
     })
 }
 
+/// Rounds a position's keys or values to bf16, where two numbers are as near as in `other`.
+fn round_row(row: &mut [f32], other: Option<&Vec<bf16>>) {
+    let largest = row.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    for (index, x) in row.iter_mut().enumerate() {
+        let nearest = bf16::from_f32(*x).to_f32();
+        let other = other.map_or(nearest, |other| other[index].to_f32());
+        let is_as_near = (other - *x).abs() <= (nearest - *x).abs() + EDGE * largest;
+        *x = if is_as_near { other } else { nearest };
+    }
+}
+
 impl LayerCache {
+    /// Rounds the keys and values of the last position to bf16.
+    fn round_last(&mut self, others: Option<&CachedLayer>) {
+        let position = self.keys.len() - 1;
+        let [keys, values] = [&mut self.keys[position], &mut self.values[position]];
+        round_row(keys, others.and_then(|layer| layer.keys.get(position)));
+        round_row(values, others.and_then(|layer| layer.values.get(position)));
+    }
+
     fn truncate(&mut self, positions: usize) {
         self.keys.truncate(positions);
         self.values.truncate(positions);
@@ -336,5 +375,30 @@ impl Engine for ReferenceEngine {
             each(index, &self.logits[sequence]);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_rounding_is_taken_over_on_the_edge_only() {
+        // bf16 numbers from 1 on are 2^-7 apart.
+        let [below, above] = [1.0, 1.0 + 1.0 / 128.0];
+        let edge = (below + above) / 2.0;
+        let rounded = |x: f32, other: Option<f32>| {
+            let mut row = [x];
+            let other = other.map(|other| vec![bf16::from_f32(other)]);
+            round_row(&mut row, other.as_ref());
+            row[0]
+        };
+        assert_eq!(rounded(edge, None), below, "ties to even");
+        assert_eq!(rounded(edge, Some(above)), above);
+        assert_eq!(rounded(edge - 1e-6, Some(above)), above);
+        assert_eq!(rounded(edge + 1e-6, Some(below)), below);
+        assert_eq!(rounded(edge - 1e-4, Some(above)), below);
+        assert_eq!(rounded(edge + 1e-4, Some(below)), above);
+        assert_eq!(rounded(edge, Some(f32::NAN)), below);
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::engine::cpu::{CpuEngine, CpuOptions, kernels};
 use crate::engine::megakernel::MegakernelOptions;
+use crate::engine::past::ReadPast;
 use crate::engine::reference::{KvPrecision, ReferenceEngine};
 use crate::engine::{DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::config::{Llama3Scaling, Rope};
@@ -20,11 +21,9 @@ use crate::sampling::SamplingParams;
 /// Positions of each sequence.
 pub const CONTEXT: usize = 48;
 
-/// The sums are f32 in another order, over two layers of a few hundred terms: 1e-6 is usual.
+/// Largest [`distance`] of logits from the reference's. The sums are f32 in another order, over two
+/// layers of a few hundred terms: 1e-6 is usual.
 pub const TOLERANCE: f32 = 1e-4;
-/// A key on the edge between two bf16 numbers may fall to either side, which moves logits by up to
-/// 2^-9 of that key's part in them (the CPU engine's tests allow as much everywhere).
-pub const EDGE_TOLERANCE: f32 = 2e-3;
 
 /// Shapes that nothing divides, for each architecture: grouped heads or not, biases, norms, tied
 /// or not, both widths of heads. Small, since the emulator's time goes with the number of rows.
@@ -109,13 +108,35 @@ pub fn cpu(weights: Weights, sequences: usize) -> Result<CpuEngine, EngineError>
     CpuEngine::new(weights, &options)
 }
 
-/// The reference engine, with keys and values rounded as the kernels round them.
+/// The reference engine, with keys and values rounded to bf16.
 ///
 /// # Errors
 /// No memory.
 pub fn reference(weights: &Weights) -> Result<ReferenceEngine, EngineError> {
     let engine = ReferenceEngine::new(Arc::new(weights.clone()), CONTEXT, 1)?;
     Ok(engine.with_kv_precision(KvPrecision::Bf16))
+}
+
+/// The logits of `engine` after each of `tokens`, at the beginning of sequence 0, and their largest
+/// [`distance`] from the reference's.
+///
+/// A key on the edge between two bf16 numbers may fall to either side, which moves logits by a thousandth
+/// and says nothing of the engine: there the reference rounds [as the engine
+/// did](ReferenceEngine::rounding_as).
+///
+/// # Errors
+/// As [`Engine::logits`].
+pub fn logits_and_distance<E: Engine + ReadPast>(
+    engine: &mut E,
+    weights: &Weights,
+    tokens: &[TokenId],
+) -> Result<(Vec<Vec<f32>>, f32), EngineError> {
+    let found = all_logits(engine, tokens)?;
+    let mut reference = reference(weights)?.rounding_as(engine.read_past(0)?);
+    let expected = all_logits(&mut reference, tokens)?;
+    let distances = found.iter().zip(&expected).map(|(a, b)| distance(a, b));
+    let largest = distances.fold(0.0, |max: f32, d| if d <= max { max } else { d });
+    Ok((found, largest))
 }
 
 /// `len` tokens of `config`'s vocabulary.
@@ -176,37 +197,6 @@ pub fn distance(found: &[f32], expected: &[f32]) -> f32 {
     // NaN is no distance at all.
     let largest = difference.fold(0.0, |max: f32, d| if d <= max { max } else { d });
     largest / scale
-}
-
-/// How far the logits of a text are from the reference's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Distances {
-    /// What nine in ten positions don't exceed.
-    pub usual: f32,
-    /// The largest.
-    pub worst: f32,
-}
-
-impl Distances {
-    /// Those of `found` from `expected`, both `[positions][vocabulary]`.
-    ///
-    /// # Panics
-    /// If there are no positions.
-    pub fn new(found: &[Vec<f32>], expected: &[Vec<f32>]) -> Self {
-        let pairs = found.iter().zip(expected);
-        let mut all: Vec<f32> = pairs.map(|(found, all)| distance(found, all)).collect();
-        all.sort_by(f32::total_cmp);
-        Self {
-            usual: all[(all.len() - 1) * 9 / 10],
-            worst: all[all.len() - 1],
-        }
-    }
-
-    /// Whether they are those of the same sums in another order. One in ten positions may have met a
-    /// key on the edge between two bf16 numbers.
-    pub fn are_close(&self) -> bool {
-        self.usual < TOLERANCE && self.worst < EDGE_TOLERANCE
-    }
 }
 
 /// A request without stop tokens.

@@ -29,7 +29,7 @@ pub use error::{DeviceError, phase_name};
 pub use options::{Barrier, MAX_COLUMNS, MegakernelOptions, Stage, Variant};
 
 use super::decode_loop::{self, Column, Step};
-use super::past::{FillPast, RandomPast};
+use super::past::{CachedLayer, CachedPast, FillPast, RandomPast, ReadPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::{ModelConfig, TokenId, Weights};
@@ -189,6 +189,14 @@ impl<D: Device> MegakernelEngine<D> {
             cooperative: true,
             arguments,
         })
+    }
+
+    /// Where a head's positions begin in the arrays of keys and of values, in bytes:
+    /// `[layers][sequences][kv_heads][context][head_dim]`.
+    fn cache_offset(&self, layer: usize, sequence: usize, head: usize) -> u64 {
+        let [context, count] = [self.state.at.context, self.state.at.sequences].map(|n| n as usize);
+        let before = ((layer * count + sequence) * self.config.kv_heads + head) * context;
+        (before * self.config.head_dim * size_of::<bf16>()) as u64
     }
 
     /// Runs `columns` through the layers together. Logits that are not finite are no error here:
@@ -382,13 +390,9 @@ impl<D: Device> FillPast for MegakernelEngine<D> {
         self.sequences.truncate(sequence, 0)?;
         self.sequences.check_fits(sequence, past.tokens())?;
         let at = self.state.at;
-        let [context, count] = [at.context, at.sequences].map(|n| n as usize);
-        let heads = self.config.kv_heads;
         for layer in 0..self.config.layers {
-            for head in 0..heads {
-                // [layers][sequences][kv_heads][context][head_dim]
-                let before = ((layer * count + sequence) * heads + head) * context;
-                let offset = (before * self.config.head_dim * size_of::<bf16>()) as u64;
+            for head in 0..self.config.kv_heads {
+                let offset = self.cache_offset(layer, sequence, head);
                 let [keys, values] = [past.keys(layer, head), past.values(layer, head)];
                 self.device
                     .write_state(at.keys + offset, cast_slice(keys))?;
@@ -400,6 +404,33 @@ impl<D: Device> FillPast for MegakernelEngine<D> {
             self.sequences.push(sequence, token);
         }
         Ok(())
+    }
+}
+
+impl<D: Device> ReadPast for MegakernelEngine<D> {
+    fn read_past(&mut self, sequence: usize) -> Result<CachedPast, EngineError> {
+        self.sequences.check_exists(sequence)?;
+        self.device.wait()?;
+        let at = self.state.at;
+        let positions = self.sequences.cached(sequence).len();
+        let head_dim = self.config.head_dim;
+        let mut layers = vec![CachedLayer::default(); self.config.layers];
+        let mut of_head = vec![bf16::ZERO; positions * head_dim];
+        for (index, layer) in layers.iter_mut().enumerate() {
+            let arrays = [(at.keys, &mut layer.keys), (at.values, &mut layer.values)];
+            for (array, rows) in arrays {
+                *rows = vec![Vec::new(); positions];
+                for head in 0..self.config.kv_heads {
+                    let offset = array + self.cache_offset(index, sequence, head);
+                    self.device
+                        .read_state(offset, cast_slice_mut(&mut of_head))?;
+                    for (row, own) in rows.iter_mut().zip(of_head.chunks(head_dim)) {
+                        row.extend_from_slice(own);
+                    }
+                }
+            }
+        }
+        Ok(CachedPast { layers })
     }
 }
 
