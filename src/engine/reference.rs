@@ -24,6 +24,31 @@ pub enum KvPrecision {
     Bf16,
 }
 
+/// What the forward pass of one position computes on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// The embedding: `[hidden]`.
+    Embedded,
+    /// Q, K and V with their biases, before norms and rotation:
+    /// `[(heads + 2 * kv_heads) * head_dim]`.
+    Qkv,
+    /// The keys that are cached: `[kv_heads * head_dim]`.
+    Keys,
+    /// The values that are cached: `[kv_heads * head_dim]`.
+    Values,
+    /// What the heads attended to, before the output projection: `[heads * head_dim]`.
+    Attended,
+    /// The residual stream behind the attention: `[hidden]`.
+    AfterAttention,
+    /// `SiLU(gate) * up`: `[intermediate]`.
+    Gated,
+    /// The residual stream behind the layer: `[hidden]`.
+    AfterMlp,
+}
+
+/// Sees every [`Activation`] with its layer; the embedding comes before layer 0.
+pub type Observer<'a> = dyn FnMut(usize, Activation, &[f32]) + 'a;
+
 /// How much farther than the nearest bf16 number another may be and still pass for a rounding of the
 /// same key or value, which two engines computed in f32: a part of the position's largest.
 pub const EDGE: f32 = 1e-5;
@@ -88,9 +113,30 @@ impl ReferenceEngine {
         }
     }
 
+    /// Appends `token` to `sequence` as [`prefill`](Engine::prefill) does, and shows what is computed.
+    ///
+    /// # Errors
+    /// As [`prefill`](Engine::prefill).
+    pub fn observe(
+        &mut self,
+        sequence: usize,
+        token: TokenId,
+        observer: &mut Observer,
+    ) -> Result<(), EngineError> {
+        self.sequences.check_fits(sequence, &[token])?;
+        let x = self.forward(sequence, token, observer)?;
+        self.head(sequence, &x);
+        Ok(())
+    }
+
     /// Runs `token` as the next of `sequence`; returns the residual stream after the last layer,
     /// `[hidden]`.
-    fn forward(&mut self, sequence: usize, token: TokenId) -> Result<Vec<f32>, EngineError> {
+    fn forward(
+        &mut self,
+        sequence: usize,
+        token: TokenId,
+        observer: &mut Observer,
+    ) -> Result<Vec<f32>, EngineError> {
         let weights = Arc::clone(&self.weights);
         let config = &weights.config;
         let position = self.sequences.cached(sequence).len();
@@ -98,6 +144,7 @@ impl ReferenceEngine {
         let mut x = vec![0.0; config.hidden_size];
         weights.embedding.copy_row(token as usize, &mut x);
         check_finite(&x, position, || "the embedding".into())?;
+        observer(0, Activation::Embedded, &x);
 
         for (index, layer) in weights.layers.iter().enumerate() {
             let cache = &mut self.caches[sequence][index];
@@ -107,12 +154,15 @@ impl ReferenceEngine {
                 KvPrecision::F32 => {}
                 KvPrecision::Bf16 => new.round_last(others),
             };
-            let attended = attention(config, layer, &x, position, cache, round);
+            let mut observe = |what, values: &[f32]| observer(index, what, values);
+            let attended = attention(config, layer, &x, position, cache, round, &mut observe);
             add(&mut x, &attended);
+            observe(Activation::AfterAttention, &x);
             check_finite(&x, position, || format!("layer {index} (attention)"))?;
 
-            let fed = mlp(config, layer, &x);
+            let fed = mlp(config, layer, &x, &mut observe);
             add(&mut x, &fed);
+            observe(Activation::AfterMlp, &x);
             check_finite(&x, position, || format!("layer {index} (MLP)"))?;
         }
         self.sequences.push(sequence, token);
@@ -136,6 +186,7 @@ fn attention(
     position: usize,
     cache: &mut LayerCache,
     round: impl Fn(&mut LayerCache),
+    observe: &mut impl FnMut(Activation, &[f32]),
 ) -> Vec<f32> {
     let head_dim = config.head_dim;
     let normed = rms_norm(x, &layer.input_norm, config.rms_norm_eps);
@@ -148,6 +199,7 @@ fn attention(
         add(&mut k, &bias.k);
         add(&mut v, &bias.v);
     }
+    observe(Activation::Qkv, &[&q[..], &k, &v].concat());
     if let Some(norm) = &layer.qk_norm {
         for head in q.chunks_mut(head_dim) {
             head.copy_from_slice(&rms_norm(head, &norm.q, config.rms_norm_eps));
@@ -162,6 +214,8 @@ fn attention(
     cache.keys.push(k);
     cache.values.push(v);
     round(cache);
+    observe(Activation::Keys, &cache.keys[position]);
+    observe(Activation::Values, &cache.values[position]);
 
     let mut attended = vec![0.0; config.q_size()];
     for (head, out) in attended.chunks_mut(head_dim).enumerate() {
@@ -179,15 +233,22 @@ fn attention(
             *out = weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() as f32;
         }
     }
+    observe(Activation::Attended, &attended);
     matvec(&layer.o, &attended)
 }
 
 /// The gated MLP of one token: `x` and the result are `[hidden]`.
-fn mlp(config: &ModelConfig, layer: &LayerWeights, x: &[f32]) -> Vec<f32> {
+fn mlp(
+    config: &ModelConfig,
+    layer: &LayerWeights,
+    x: &[f32],
+    observe: &mut impl FnMut(Activation, &[f32]),
+) -> Vec<f32> {
     let normed = rms_norm(x, &layer.post_attention_norm, config.rms_norm_eps);
     let gate = matvec(&layer.gate, &normed); // [intermediate]
     let up = matvec(&layer.up, &normed); // [intermediate]
     let gated: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * u).collect();
+    observe(Activation::Gated, &gated);
     matvec(&layer.down, &gated)
 }
 
@@ -291,7 +352,7 @@ impl LayerCache {
 impl Step for ReferenceEngine {
     fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
         for &Column { sequence, token } in columns {
-            let x = self.forward(sequence, token)?;
+            let x = self.forward(sequence, token, &mut |_, _, _| ())?;
             self.head(sequence, &x);
         }
         Ok(())
@@ -340,7 +401,7 @@ impl Engine for ReferenceEngine {
     ) -> Result<(), EngineError> {
         self.sequences.check_fits(sequence, tokens)?;
         for (index, &token) in tokens.iter().enumerate() {
-            let x = self.forward(sequence, token)?;
+            let x = self.forward(sequence, token, &mut |_, _, _| ())?;
             let done = index + 1;
             if done == tokens.len() {
                 self.head(sequence, &x);
@@ -369,7 +430,7 @@ impl Engine for ReferenceEngine {
         self.sequences.check_fits(sequence, tokens)?;
         for (index, &token) in tokens.iter().enumerate() {
             let position = self.sequences.cached(sequence).len();
-            let x = self.forward(sequence, token)?;
+            let x = self.forward(sequence, token, &mut |_, _, _| ())?;
             self.head(sequence, &x);
             check_finite(&self.logits[sequence], position, || "the logits".into())?;
             each(index, &self.logits[sequence]);

@@ -1,10 +1,11 @@
-//! The kernels on CPU threads, as programs of their own: plain, under ThreadSanitizer, and under
-//! AddressSanitizer with UndefinedBehaviorSanitizer.
+//! The kernels on CPU threads: phase by phase, and as programs of their own, plain, under
+//! ThreadSanitizer, and under AddressSanitizer with UndefinedBehaviorSanitizer.
 
 #![cfg(target_os = "linux")]
 
 mod cases;
 mod kernels;
+mod phases;
 mod programs;
 mod recorder;
 mod self_test;

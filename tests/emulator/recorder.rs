@@ -19,7 +19,7 @@ const KERNEL_NAME: usize = 64;
 /// Something that happened to the device, in order.
 #[derive(Clone)]
 enum Step {
-    Launch(Launch),
+    Launch(Box<Launch>),
     WriteState { offset: u64, bytes: Vec<u8> },
     ClearMailbox,
 }
@@ -33,6 +33,13 @@ impl Step {
             Self::ClearMailbox => 2,
         }
     }
+}
+
+/// When a launch is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    After,
 }
 
 /// What a device was told to do, and the memory that it left behind.
@@ -51,7 +58,7 @@ impl Recording {
     /// The arguments of every launch, in order.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Launch(launch) => Some(launch),
+            Step::Launch(launch) => Some(&**launch),
             _ => None,
         })
     }
@@ -76,6 +83,41 @@ impl Recording {
         Self {
             steps,
             ..self.clone()
+        }
+    }
+
+    /// Does it all again on `device`, a fresh one; `around` may look at the state, and change it, before
+    /// and after each launch.
+    pub fn replay(
+        &self,
+        device: &mut EmulatedDevice,
+        around: &mut dyn FnMut(Moment, &Launch, &mut EmulatedDevice),
+    ) {
+        let [weights, state] = [&self.weights, &self.state].map(|memory| memory.len() as u64);
+        let at = device.allocate(weights, state, self.ring.len()).unwrap();
+        let piece_bytes = device.piece_bytes();
+        for (index, piece) in self.weights.chunks(piece_bytes).enumerate() {
+            let mut fill = |to: &mut [u8]| to.copy_from_slice(piece);
+            let offset = (index * piece_bytes) as u64;
+            device
+                .write_weights(offset, piece.len(), &mut fill)
+                .unwrap();
+        }
+        for step in &self.steps {
+            match step {
+                Step::ClearMailbox => device.mailbox().clear(),
+                Step::WriteState { offset, bytes } => device.write_state(*offset, bytes).unwrap(),
+                Step::Launch(launch) => {
+                    let mut launch = launch.clone();
+                    launch.arguments.weights = at.weights;
+                    launch.arguments.state = at.state;
+                    launch.arguments.mailbox = at.mailbox;
+                    around(Moment::Before, &launch, device);
+                    device.launch(&launch).unwrap();
+                    device.wait().unwrap();
+                    around(Moment::After, &launch, device);
+                }
+            }
         }
     }
 
@@ -280,7 +322,7 @@ impl Device for Recorder {
         if std::mem::take(&mut self.is_mailbox_empty) {
             self.note(Step::ClearMailbox);
         }
-        self.note(Step::Launch(launch.clone()));
+        self.note(Step::Launch(Box::new(launch.clone())));
         self.device.launch(&launch)
     }
 
