@@ -2,11 +2,13 @@
 // sanitizers and fail alone:
 //
 //   check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times] [--tensors]
+//         [--stop-after TOKENS]
 //
 // --leave-out  a barrier, by site or phase as in launch.h, that is to order nothing
 // --list-sites prints the sites that were reached, one a line, sorted
 // --jitter     lets threads yield and sleep here and there; a number chooses where
 // --times      prints what each launch took, in microseconds, one a line
+// --stop-after wishes every request to stop, as a host would, once a running launch handed out so many tokens
 // --tensors    lets AddressSanitizer report what kernels do outside the tensors that their arguments list
 //
 // Exit codes: 0 all ran. 2 wrong use, or a bad case file. 3 a site to leave out was never reached.
@@ -17,10 +19,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <atomic>
 #include <chrono>
 #include <fstream>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "case_file.h"
@@ -95,6 +99,7 @@ struct Options {
     bool list_sites = false;
     bool times = false;
     bool tensors = false;
+    uint32_t stop_after = 0; // 0: never
 };
 
 Options parse(int count, char** words) {
@@ -108,6 +113,9 @@ Options parse(int count, char** words) {
             options.times = true;
         } else if (word == "--tensors") {
             options.tensors = true;
+        } else if (word == "--stop-after" && next != nullptr) {
+            options.stop_after = static_cast<uint32_t>(strtoul(next, nullptr, 10));
+            ++i;
         } else if (word == "--leave-out" && next != nullptr) {
             options.left_out.push_back(next);
             onegrid_emulator_leave_out(next);
@@ -124,10 +132,36 @@ Options parse(int count, char** words) {
         }
     }
     if (options.result_path == nullptr) {
-        fail(WRONG_USE, "usage: check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times] [--tensors]");
+        fail(WRONG_USE, "usage: check CASE RESULT [--leave-out SITE]... [--list-sites] [--jitter SEED] [--times] [--tensors] "
+                         "[--stop-after TOKENS]");
     }
     return options;
 }
+
+// The host's side of a launch: waits for a token in the ring, then raises the flag that stops every request.
+class Stopper {
+public:
+    Stopper(OgMailbox* mailbox, uint32_t tokens) {
+        if (tokens != 0) thread = std::thread([this, mailbox, tokens] { wait_and_stop(mailbox, tokens); });
+    }
+    ~Stopper() {
+        ended.store(true);
+        if (thread.joinable()) thread.join();
+    }
+
+private:
+    void wait_and_stop(OgMailbox* mailbox, uint32_t tokens) const {
+        const uint64_t* entry = mailbox->ring + (tokens - 1);
+        while (__atomic_load_n(entry, __ATOMIC_RELAXED) >> 32 != tokens) {
+            if (ended.load()) return;
+            std::this_thread::yield();
+        }
+        __atomic_store_n(&mailbox->stop_mask, ~0u, __ATOMIC_RELAXED);
+    }
+
+    std::atomic<bool> ended{false};
+    std::thread thread;
+};
 
 void write_at(Piece& piece, uint64_t offset, uint64_t bytes, CaseFile& from) {
     if (offset > piece.bytes() || bytes > piece.bytes() - offset) fail(WRONG_USE, "a write goes beyond its piece");
@@ -166,8 +200,11 @@ int main(int count, char** words) {
             emulator::guard_state(arguments, state.data(), state.bytes());
         }
         const auto begin = std::chrono::steady_clock::now();
-        const int error =
-            onegrid_emulator_launch(step.kernel, step.blocks, step.threads, step.shared_bytes, &arguments);
+        int error;
+        {
+            const Stopper stopper(reinterpret_cast<OgMailbox*>(mailbox.data()), options.stop_after);
+            error = onegrid_emulator_launch(step.kernel, step.blocks, step.threads, step.shared_bytes, &arguments);
+        }
         const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - begin;
         if (error != OG_EMULATOR_OK) {
             fail(REFUSED, "launch of %s, %u blocks of %u threads, %u bytes shared: error %d", step.kernel, step.blocks,

@@ -203,6 +203,18 @@ impl Case {
     }
 }
 
+/// One launch that makes as many tokens as there is room for, of which two sequences each take theirs.
+pub fn long() -> Case {
+    let case = Case::new(small(), Variant::RedundantNorm, Stage::V1, Barrier::Epoch);
+    Case {
+        prompts: &[1, 2],
+        sampling: vec![greedy(), sampled()],
+        max_tokens: CONTEXT,
+        ..case
+    }
+    .called("to the end of the context")
+}
+
 /// All of them; first those that need most barriers.
 pub fn all() -> Vec<Case> {
     use Barrier::{Cooperative, Epoch};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::{fs, thread};
 
-use onegrid::engine::megakernel::abi::{OG_PHASES, OG_STATUS_STALLED};
+use onegrid::engine::megakernel::abi::{OG_PHASES, OG_STATUS_DONE, OG_STATUS_STALLED};
 use onegrid::engine::megakernel::{Barrier, Stage, Variant, phase_name};
 use tempfile::TempDir;
 
@@ -91,6 +91,25 @@ fn what_lies_between_tensors_is_guarded() {
     let ended = Replay::new(&recording).run(sanitizer, &["--tensors"]);
     let ended = ended.expect_code(BAD_MEMORY_ACCESS, "logits");
     assert!(ended.stderr.contains("score.h"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_stop_that_the_host_raises_meanwhile_ends_a_launch_and_is_no_race() {
+    let case = cases::long();
+    let recording = case.recording();
+    let all = recording.tokens();
+    for sanitizer in [Sanitizer::None, Sanitizer::Thread] {
+        for after in [1, 4] {
+            let replay = Replay::new(recording);
+            let ended = replay.run(sanitizer, &["--stop-after", &after.to_string()]);
+            ended.expect_code(0, &case.name);
+            let result = replay.result();
+            let tokens = recording.tokens_of(&result);
+            assert_eq!(recording.report_of(&result).status, OG_STATUS_DONE);
+            assert!((after..all.len()).contains(&tokens.len()), "{tokens:?}");
+            assert_eq!(tokens, all[..tokens.len()]);
+        }
+    }
 }
 
 /// The barriers that a case reaches, by site or phase.

@@ -172,13 +172,7 @@ impl Recording {
             panic!("{what}: byte {offset} of the state differs: {at:?}");
         }
         assert_eq!(report(mailbox), self.report, "{what}");
-        let ring: Vec<_> = (0..self.ring.len())
-            .map(|index| {
-                let at = offset_of!(OgMailbox, ring) + index * size_of::<u64>();
-                RingEntry::decode(pod_read_unaligned(&mailbox[at..][..8]), index)
-            })
-            .collect();
-        assert_eq!(ring, self.ring, "{what}");
+        assert_eq!(ring(mailbox, self.ring.len()), self.ring, "{what}");
     }
 
     /// The host raises the stop mask of requests that have ended, and may be late.
@@ -191,10 +185,31 @@ impl Recording {
         state
     }
 
+    /// The tokens in the ring that a replay left behind.
+    pub fn tokens_of(&self, result: &[u8]) -> Vec<RingEntry> {
+        ring(&result[self.state.len()..], self.ring.len())
+            .into_iter()
+            .map_while(|entry| entry)
+            .collect()
+    }
+
+    /// The tokens in the ring at the end.
+    pub fn tokens(&self) -> Vec<RingEntry> {
+        self.ring.iter().copied().map_while(|entry| entry).collect()
+    }
+
     /// The report that a replay left behind.
     pub fn report_of(&self, result: &[u8]) -> OgReport {
         report(&result[self.state.len()..])
     }
+}
+
+fn ring(mailbox: &[u8], capacity: usize) -> Vec<Option<RingEntry>> {
+    let entry = |index| {
+        let at = offset_of!(OgMailbox, ring) + index * size_of::<u64>();
+        RingEntry::decode(pod_read_unaligned(&mailbox[at..][..8]), index)
+    };
+    (0..capacity).map(entry).collect()
 }
 
 fn report(mailbox: &[u8]) -> OgReport {
