@@ -6,6 +6,7 @@
 //! of an engine.
 
 pub mod cli;
+pub mod constraint;
 pub mod engine;
 pub mod gpu_check;
 pub mod measure;

@@ -72,6 +72,7 @@ fn decode(engine: &mut CpuEngine, sampling: &SamplingParams, max_tokens: usize) 
             max_tokens,
             sampling: sampling.clone(),
             stop_tokens: Vec::new(),
+            guide: None,
         });
     }
     let (mut first, mut last) = (None, 0);

@@ -1,26 +1,49 @@
 //! The decode loop of the engines that sample on the host: sample, report, stop or step.
 //!
+//! Where a request's guide leaves one token, the loop takes it without asking the model, and goes on: a
+//! run of forced tokens goes through the layers in one step, as columns.
+//!
 //! All its memory is taken before the first token: a step allocates nothing.
 
 use std::ops::ControlFlow;
 
+use super::guide::{Cursor, Guide, Next};
 use super::sequences::Sequences;
 use super::{DecodeRequest, Decoded, EngineError, Finished, StopReason};
 use crate::model::TokenId;
 use crate::sampling::Sampler;
 
-/// One token to run through the model: the next of `sequence`.
+/// Tokens that go through the layers in one step, as long as there are no more requests than that.
+pub const STEP_COLUMNS: usize = 8;
+
+/// One token to run through the model: the next of `sequence`. Columns of a sequence stand together, in
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Column {
+pub struct Column<'a> {
     /// Which sequence.
     pub sequence: usize,
-    /// The token, whose position is the length of what the sequence has cached.
+    /// The token, whose position is the length of what the sequence has cached, and of the columns
+    /// before it.
     pub token: TokenId,
+    /// Which logits after it are wanted.
+    pub head: Head<'a>,
+}
+
+/// Rows of the LM head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head<'a> {
+    /// None: what follows is known.
+    None,
+    /// Those of these tokens, ascending. The other logits are left as they are.
+    Rows(&'a [TokenId]),
+    /// All of them.
+    All,
 }
 
 /// What the loop needs of an engine.
 pub trait Step {
-    /// Runs one token of each of several different sequences, caches it, and computes its logits.
+    /// Runs tokens of several sequences, caches them, and computes the logits that are wanted: at most
+    /// [`STEP_COLUMNS`] columns, or one of each sequence.
     ///
     /// # Errors
     /// Values that are not finite.
@@ -38,6 +61,7 @@ pub trait Step {
 struct Running<'a> {
     request: &'a DecodeRequest,
     sampler: Sampler,
+    cursor: Cursor<'a>,
     tokens: Vec<TokenId>,
     stop: Option<StopReason>,
 }
@@ -52,26 +76,24 @@ pub fn decode(
     on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
 ) -> Result<Vec<Finished>, EngineError> {
     let mut running = start(engine, requests)?;
-    let mut columns = Vec::with_capacity(requests.len());
+    let mut columns = Vec::with_capacity(requests.len().max(STEP_COLUMNS));
     loop {
         columns.clear();
+        let mut going = running.iter().filter(|run| run.stop.is_none()).count();
         for (index, run) in running.iter_mut().enumerate() {
             if run.stop.is_some() {
                 continue;
             }
-            let token = run.sample(engine)?;
-            let flow = on_token(Decoded {
-                request: index,
-                token,
-            });
-            let sampled = run.tokens.len();
-            run.stop = stop_after(run.request, token, sampled, flow, engine.sequences());
-            if run.stop.is_none() {
-                columns.push(Column {
-                    sequence: run.request.sequence,
+            going -= 1;
+            // Every request that goes on gets one column.
+            let most = STEP_COLUMNS.saturating_sub(columns.len() + going).max(1);
+            let mut report = |token| {
+                on_token(Decoded {
+                    request: index,
                     token,
-                });
-            }
+                })
+            };
+            run.advance(engine, most, &mut columns, &mut report)?;
         }
         if columns.is_empty() {
             break;
@@ -81,6 +103,7 @@ pub fn decode(
     let finish = |run: Running| Finished {
         tokens: run.tokens,
         stop: run.stop.expect("the loop ends when every request has"),
+        guided: run.request.guide.is_some().then_some(run.cursor.guided),
     };
     Ok(running.into_iter().map(finish).collect())
 }
@@ -93,6 +116,12 @@ pub fn check(sequences: &Sequences, requests: &[DecodeRequest]) -> Result<(), En
     for (index, request) in requests.iter().enumerate() {
         let sequence = request.sequence;
         sequences.check_exists(sequence)?;
+        if let Some(Guide::Tables(tables)) = &request.guide {
+            let [found, expected] = [tables.vocab_size(), sequences.vocab_size()];
+            if found != expected {
+                return Err(EngineError::GuideVocabulary { found, expected });
+            }
+        }
         if requests[..index].iter().any(|r| r.sequence == sequence) {
             return Err(EngineError::DuplicateSequence { sequence });
         }
@@ -113,12 +142,14 @@ pub fn most_tokens(sequences: &Sequences, request: &DecodeRequest) -> usize {
 }
 
 /// Whether `request` ends with `token`, the last of the `sampled` tokens it has so far, and why.
+/// `pending` of those before it are still to be cached.
 pub fn stop_after(
     request: &DecodeRequest,
     token: TokenId,
     sampled: usize,
     flow: ControlFlow<()>,
     sequences: &Sequences,
+    pending: usize,
 ) -> Option<StopReason> {
     if request.stop_tokens.contains(&token) {
         Some(StopReason::Eos)
@@ -126,7 +157,7 @@ pub fn stop_after(
         Some(StopReason::Callback)
     } else if sampled >= request.max_tokens {
         Some(StopReason::Length)
-    } else if sequences.is_full(request.sequence) {
+    } else if sequences.is_full(request.sequence, pending) {
         Some(StopReason::Context)
     } else {
         None
@@ -150,6 +181,8 @@ fn start<'a>(
                 sequences.cached(request.sequence),
                 max_tokens,
             )?,
+            cursor: Cursor::new(request.guide.as_ref(), sequences.vocab_size())
+                .map_err(|reason| EngineError::Guide { reason })?,
             tokens: Vec::with_capacity(max_tokens),
             stop: (request.max_tokens == 0).then_some(StopReason::Length),
         });
@@ -157,20 +190,80 @@ fn start<'a>(
     Ok(running)
 }
 
-impl Running<'_> {
-    fn sample(&mut self, engine: &mut impl Step) -> Result<TokenId, EngineError> {
+impl<'a> Running<'a> {
+    /// Takes the next token, and those that are forced behind it, up to `most`; appends their columns
+    /// unless the request ends with one of them.
+    fn advance(
+        &mut self,
+        engine: &mut impl Step,
+        most: usize,
+        columns: &mut Vec<Column<'a>>,
+        report: &mut dyn FnMut(TokenId) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let sequence = self.request.sequence;
+        let before = columns.len();
+        let mut next = self.cursor.next();
+        while columns.len() < before + most {
+            let token = match next {
+                Next::Nothing => break,
+                Next::Forced(token) => {
+                    self.sampler.see(token);
+                    token
+                }
+                _ if columns.len() > before => break,
+                _ => self.sample(engine, next)?,
+            };
+            self.tokens.push(token);
+            if !self.cursor.is_free() {
+                let advanced = self.cursor.advance(token);
+                advanced.map_err(|reason| EngineError::Guide { reason })?;
+            }
+            let (pending, sampled) = (columns.len() - before, self.tokens.len());
+            let flow = report(token);
+            let sequences = engine.sequences();
+            self.stop = stop_after(self.request, token, sampled, flow, sequences, pending);
+            if self.stop.is_some() {
+                break;
+            }
+            columns.push(Column {
+                sequence,
+                token,
+                head: Head::None,
+            });
+            next = self.cursor.next();
+        }
+        if let (None, Next::Nothing) = (self.stop, next) {
+            self.stop = Some(StopReason::Complete);
+        }
+        if self.stop.is_some() {
+            columns.truncate(before);
+        } else if let Some(last) = columns.last_mut() {
+            last.head = match next {
+                Next::Forced(_) | Next::Nothing => Head::None,
+                Next::Few(tokens) => Head::Rows(tokens),
+                Next::Any | Next::Masked => Head::All,
+            };
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, engine: &mut impl Step, next: Next) -> Result<TokenId, EngineError> {
         let sequence = self.request.sequence;
         let position = engine.sequences().cached(sequence).len();
         let logits = engine.take_logits(sequence);
         let logits = logits.ok_or(EngineError::NothingToDecode { sequence })?;
-        let token = self
-            .sampler
-            .sample(logits, sequence as u32, position as u32)
-            .ok_or_else(|| EngineError::NotFinite {
-                place: "the logits".into(),
-                position: position.saturating_sub(1),
-            })?;
-        self.tokens.push(token);
-        Ok(token)
+        let [number, at] = [sequence, position].map(|n| n as u32);
+        let token = match next {
+            Next::Few(tokens) => self.sampler.sample_among(logits, tokens, number, at),
+            Next::Masked => {
+                let mask = |logits: &mut [f32]| self.cursor.mask(logits);
+                self.sampler.sample_masked(logits, mask, number, at)
+            }
+            _ => self.sampler.sample(logits, number, at),
+        };
+        token.ok_or_else(|| EngineError::NotFinite {
+            place: "the logits".into(),
+            position: position.saturating_sub(1),
+        })
     }
 }

@@ -5,6 +5,7 @@
 //! - [`mod@megakernel`]: the host's side of the CUDA kernel, for both machines that run it:
 //!   [`cuda`], a GPU, and [`emulated`], CPU threads
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
+//! - [`guide`]: what the output of a request must follow
 //! - [`sequences`]: which tokens are cached for each sequence
 //! - [`past`]: made-up keys and values, for measuring at positions that no prompt came to
 //!
@@ -14,6 +15,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod decode_loop;
 pub mod emulated;
+pub mod guide;
 pub mod megakernel;
 pub mod past;
 pub mod reference;
@@ -23,6 +25,7 @@ use std::ops::ControlFlow;
 
 use crate::model::{ModelConfig, TokenId};
 use crate::sampling::SamplingParams;
+use guide::{Guide, Guided};
 
 /// What an engine can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct DecodeRequest {
     pub sampling: SamplingParams,
     /// Tokens that end the sequence (and are reported as its last token).
     pub stop_tokens: Vec<TokenId>,
+    /// What the output must follow.
+    pub guide: Option<Guide>,
 }
 
 /// One sampled token, as the callback of [`Engine::decode`] sees it.
@@ -74,6 +79,8 @@ pub enum StopReason {
     Context,
     /// The callback asked to stop.
     Callback,
+    /// The output is complete: its guide allows nothing more, not even a stop token.
+    Complete,
 }
 
 impl StopReason {
@@ -84,6 +91,7 @@ impl StopReason {
             StopReason::Length => "length",
             StopReason::Context => "context",
             StopReason::Callback => "stopped",
+            StopReason::Complete => "complete",
         }
     }
 }
@@ -95,6 +103,8 @@ pub struct Finished {
     pub tokens: Vec<TokenId>,
     /// Why there are no more.
     pub stop: StopReason,
+    /// What its guide had to do with them, where it has one.
+    pub guided: Option<Guided>,
 }
 
 /// What can go wrong in an engine.
@@ -201,6 +211,20 @@ pub enum EngineError {
     /// The device, or a launch.
     #[error(transparent)]
     Device(#[from] megakernel::DeviceError),
+    /// A guide made for another vocabulary.
+    #[error("the constraint was compiled for {found} tokens; the model has {expected}")]
+    GuideVocabulary {
+        /// Tokens that it was made for.
+        found: usize,
+        /// Tokens of the model.
+        expected: usize,
+    },
+    /// A grammar that failed while it was followed.
+    #[error("the constraint can't be followed any further: {reason}")]
+    Guide {
+        /// The grammar's word.
+        reason: String,
+    },
     /// Sampling parameters outside their range.
     #[error(transparent)]
     Sampling(#[from] crate::sampling::SamplingError),
@@ -268,7 +292,8 @@ pub trait Engine {
     /// Decodes all `requests` together, one token of each a step, and calls `on_token` as each is
     /// sampled; a callback that breaks ends that request.
     ///
-    /// The last sampled token is not cached: to go on, prefill it.
+    /// The last token is not cached, nor are those before it that a [`Guide`] forced and no other token
+    /// needed: to go on, prefill what is not [`cached`](Engine::cached).
     ///
     /// # Errors
     /// As [`prefill`](Engine::prefill); a request without a prompt; a sequence named twice.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::decode_loop::{self, Column, Step};
+use super::decode_loop::{self, Column, Head, Step};
 use super::past::{CachedLayer, CachedPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
@@ -174,6 +174,21 @@ impl ReferenceEngine {
         let config = &self.weights.config;
         let normed = rms_norm(x, &self.weights.final_norm, config.rms_norm_eps);
         self.logits[sequence] = matvec(self.weights.head(), &normed);
+        self.sequences.set_has_logits(sequence, true);
+    }
+}
+
+impl ReferenceEngine {
+    /// The logits of `tokens` alone.
+    fn head_rows(&mut self, sequence: usize, x: &[f32], tokens: &[TokenId]) {
+        let config = &self.weights.config;
+        let normed = rms_norm(x, &self.weights.final_norm, config.rms_norm_eps);
+        let head = self.weights.head();
+        let mut row = vec![0.0; head.columns()];
+        for &token in tokens {
+            head.copy_row(token as usize, &mut row);
+            self.logits[sequence][token as usize] = dot(&row, &normed) as f32;
+        }
         self.sequences.set_has_logits(sequence, true);
     }
 }
@@ -351,9 +366,14 @@ impl LayerCache {
 
 impl Step for ReferenceEngine {
     fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
-        for &Column { sequence, token } in columns {
-            let x = self.forward(sequence, token, &mut |_, _, _| ())?;
-            self.head(sequence, &x);
+        for column in columns {
+            let sequence = column.sequence;
+            let x = self.forward(sequence, column.token, &mut |_, _, _| ())?;
+            match column.head {
+                Head::None => {}
+                Head::Rows(tokens) => self.head_rows(sequence, &x, tokens),
+                Head::All => self.head(sequence, &x),
+            }
         }
         Ok(())
     }

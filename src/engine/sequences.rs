@@ -62,9 +62,9 @@ impl Sequences {
         &self.sequences[sequence].cached
     }
 
-    /// Whether no further token fits.
-    pub fn is_full(&self, sequence: usize) -> bool {
-        self.cached(sequence).len() >= self.context
+    /// Whether no further token fits behind those cached and `pending` more.
+    pub fn is_full(&self, sequence: usize, pending: usize) -> bool {
+        self.cached(sequence).len() + pending >= self.context
     }
 
     /// Whether the logits after the last cached token are there, and unchanged.

@@ -206,6 +206,7 @@ pub fn request(sequence: usize, max_tokens: usize, sampling: &SamplingParams) ->
         max_tokens,
         sampling: sampling.clone(),
         stop_tokens: Vec::new(),
+        guide: None,
     }
 }
 

@@ -119,7 +119,12 @@ pub struct Sampler {
     /// Tokens the repetition penalty applies to, each once.
     seen: Vec<TokenId>,
     is_seen: Vec<bool>,
+    /// Logits of the few tokens to choose among.
+    few: Vec<f32>,
 }
+
+/// The most tokens that [`Sampler::sample_among`] chooses among.
+pub const MOST_FEW: usize = CHUNK;
 
 impl Sampler {
     /// A sampler for logits of `vocab_size` numbers, after the tokens of `prompt`, and up to
@@ -140,6 +145,7 @@ impl Sampler {
             filter: Filter::new(params, vocab_size),
             seen: Vec::new(),
             is_seen: Vec::new(),
+            few: Vec::with_capacity(MOST_FEW),
         };
         if params.repetition_penalty != 1.0 {
             sampler.is_seen = vec![false; vocab_size];
@@ -151,7 +157,8 @@ impl Sampler {
         Ok(sampler)
     }
 
-    fn see(&mut self, token: TokenId) {
+    /// Notes a token that was chosen elsewhere: the repetition penalty applies to it from now on.
+    pub fn see(&mut self, token: TokenId) {
         if let Some(seen) = self.is_seen.get_mut(token as usize)
             && !*seen
         {
@@ -164,7 +171,79 @@ impl Sampler {
     /// way. `None` if a logit is NaN or infinite.
     pub fn sample(&mut self, logits: &mut [f32], sequence: u32, position: u32) -> Option<TokenId> {
         self.penalise_repetition(logits);
-        let max = self.scan(logits)?;
+        let (max, finite) = self.scan(logits);
+        finite.then(|| self.choose(logits, max, sequence, position))
+    }
+
+    /// As [`sample`](Self::sample), among the tokens that `mask` leaves: it sets the logits of the others
+    /// to minus infinity.
+    pub fn sample_masked(
+        &mut self,
+        logits: &mut [f32],
+        mask: impl FnOnce(&mut [f32]),
+        sequence: u32,
+        position: u32,
+    ) -> Option<TokenId> {
+        self.penalise_repetition(logits);
+        let (_, finite) = self.scan(logits);
+        if !finite {
+            return None;
+        }
+        mask(logits);
+        let (max, _) = self.scan(logits);
+        Some(self.choose(logits, max, sequence, position))
+    }
+
+    /// As [`sample_masked`](Self::sample_masked), where `tokens` are left: up to [`MOST_FEW`], ascending.
+    /// Looks at no other logit.
+    ///
+    /// # Panics
+    /// If there are none, or too many.
+    pub fn sample_among(
+        &mut self,
+        logits: &[f32],
+        tokens: &[TokenId],
+        sequence: u32,
+        position: u32,
+    ) -> Option<TokenId> {
+        assert!((1..=MOST_FEW).contains(&tokens.len()));
+        self.few.clear();
+        for &token in tokens {
+            let mut logit = logits[token as usize];
+            if !logit.is_finite() {
+                return None;
+            }
+            if self.is_seen.get(token as usize) == Some(&true) {
+                logit = self.penalised(logit);
+            }
+            self.few.push(logit);
+        }
+        let max = self.few.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let token = if self.params.temperature == 0.0 {
+            let first = self.few.iter().position(|&logit| logit >= max);
+            tokens[first.expect("some logit is the largest")]
+        } else {
+            for logit in &mut self.few {
+                *logit /= self.params.temperature;
+            }
+            let max = max / self.params.temperature;
+            let cut = self.filter.cut(&self.few, &[max], max);
+            let draw = philox::Stream::new(self.params.seed, sequence, position);
+            let mut best = (f64::NEG_INFINITY, tokens[0]);
+            for (&token, &logit) in tokens.iter().zip(&self.few) {
+                let key = f64::from(logit) + philox::gumbel(draw.bits(token));
+                if logit >= cut && key > best.0 {
+                    best = (key, token);
+                }
+            }
+            best.1
+        };
+        self.see(token);
+        Some(token)
+    }
+
+    /// Chooses among finite logits, or those of them that are above minus infinity.
+    fn choose(&mut self, logits: &mut [f32], max: f32, sequence: u32, position: u32) -> TokenId {
         let token = if self.params.temperature == 0.0 {
             self.lowest_at_least(max, logits)
         } else {
@@ -181,22 +260,25 @@ impl Sampler {
             self.gumbel_max(logits, cut, max, draw)
         };
         self.see(token);
-        Some(token)
+        token
     }
 
     fn penalise_repetition(&self, logits: &mut [f32]) {
         for &token in &self.seen {
             let logit = &mut logits[token as usize];
-            *logit = if *logit < 0.0 {
-                *logit * self.params.repetition_penalty
-            } else {
-                *logit / self.params.repetition_penalty
-            };
+            *logit = self.penalised(*logit);
         }
     }
 
-    /// Fills `chunk_max` and returns the largest logit; `None` if any is not finite.
-    fn scan(&mut self, logits: &[f32]) -> Option<f32> {
+    fn penalised(&self, logit: f32) -> f32 {
+        match logit < 0.0 {
+            true => logit * self.params.repetition_penalty,
+            false => logit / self.params.repetition_penalty,
+        }
+    }
+
+    /// Fills `chunk_max`, and returns the largest logit and whether all are finite.
+    fn scan(&mut self, logits: &[f32]) -> (f32, bool) {
         assert_eq!(
             logits.len().div_ceil(CHUNK),
             self.chunk_max.len(),
@@ -231,7 +313,7 @@ impl Sampler {
             largest = largest.max(*chunk_max);
             finite &= zeros.iter().sum::<f32>() == 0.0;
         }
-        finite.then_some(largest)
+        (largest, finite)
     }
 
     /// The lowest token whose logit is at least `value`, which some logit must be.

@@ -79,6 +79,7 @@ pub fn complete(
             max_tokens: request.max_tokens,
             sampling: request.sampling.clone(),
             stop_tokens: request.stop_tokens.to_vec(),
+            guide: None,
         };
         let mut finished = engine.decode(&[decode], &mut |decoded| {
             times.tick();

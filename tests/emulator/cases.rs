@@ -191,6 +191,7 @@ impl Case {
                 max_tokens: self.max_tokens,
                 sampling: self.sampling[sequence % self.sampling.len()].clone(),
                 stop_tokens: Vec::new(),
+                guide: None,
             });
         }
         let finished = engine.decode(&requests, &mut |_| ControlFlow::Continue(()));

@@ -330,6 +330,7 @@ fn record(config: &ModelConfig, count: usize) -> (Recording, Vec<Vec<TokenId>>) 
             max_tokens: NEW_TOKENS,
             sampling: SamplingParams::default(),
             stop_tokens: Vec::new(),
+            guide: None,
         });
     }
     let go_on = &mut |_| ControlFlow::Continue(());

@@ -91,8 +91,9 @@ impl Forward<'_> {
         &self.weights.config
     }
 
-    /// Runs `columns` through all layers; `workspace.x` then holds the residual stream.
-    pub fn layers(&self, member: &Member) {
+    /// Runs `columns` through all layers; `workspace.x` then holds the residual stream. `has_head` says
+    /// whether the whole head comes next, so that its rows are on their way by then.
+    pub fn layers(&self, member: &Member, has_head: bool) {
         let layers = &self.weights.layers;
         self.embed(member);
         self.barrier(
@@ -104,10 +105,10 @@ impl Forward<'_> {
             let o = self.start_of(member, &layer.o);
             let gate = self.start_of(member, &layer.gate);
             let down = self.start_of(member, &layer.down);
-            let next = next_layer.map_or_else(
-                || self.start_of(member, self.weights.head()),
-                |layer| self.start_of_qkv(member, layer),
-            );
+            let next = match next_layer.or(layers.first().filter(|_| !has_head)) {
+                Some(layer) => self.start_of_qkv(member, layer),
+                None => self.start_of(member, self.weights.head()),
+            };
 
             self.qkv(member, index, layer, o);
             self.barrier(member, Some(o));
@@ -273,7 +274,7 @@ impl Forward<'_> {
 
     /// Final RMSNorm and LM head of `columns` (at most [`STREAMED_COLUMNS`]) of this pass, into
     /// `workspace.logits[sequence]`.
-    pub fn head(&self, member: &Member, columns: Range<usize>) {
+    pub fn head(&self, member: &Member, columns: &[usize]) {
         assert!(columns.len() <= STREAMED_COLUMNS);
         if columns.is_empty() {
             return;
@@ -284,14 +285,8 @@ impl Forward<'_> {
             .scratch(member.index)
             .normed
             .pointer(0..columns.len() * hidden);
-        for (slot, column) in columns.clone().enumerate() {
-            let norm = 2 * self.config().layers;
-            self.norm_column(
-                column,
-                norm,
-                &self.weights.final_norm,
-                normed.wrapping_add(slot * hidden),
-            );
+        for (slot, &column) in columns.iter().enumerate() {
+            self.final_norm(column, normed.wrapping_add(slot * hidden));
         }
         let head = self.weights.head();
         let rows = member.share(head.rows());
@@ -320,7 +315,7 @@ impl Forward<'_> {
         // SAFETY: normed is this member's own, these rows of the slots are too, and both were
         // checked to hold that many columns.
         unsafe { (self.kernels.stream)(&product) };
-        for (slot, column) in columns.clone().enumerate() {
+        for (slot, &column) in columns.iter().enumerate() {
             let base = self.columns[column].sequence * stride;
             // SAFETY: as above; the logits are read after the job.
             unsafe {
@@ -332,6 +327,44 @@ impl Forward<'_> {
                 to.copy_from_slice(from);
             }
         }
+    }
+
+    /// Final RMSNorm of `column`, and the rows of the head that belong to `tokens`, into
+    /// `workspace.logits[sequence]`.
+    pub fn head_rows(&self, member: &Member, column: usize, tokens: &[TokenId]) {
+        let share = member.share(tokens.len());
+        if share.is_empty() {
+            return;
+        }
+        let hidden = self.config().hidden_size;
+        let normed = self
+            .workspace
+            .scratch(member.index)
+            .normed
+            .pointer(0..hidden);
+        self.final_norm(column, normed);
+        let input = Input {
+            at: normed,
+            stride: hidden,
+        };
+        let input = self.paired(member, input, hidden, 1);
+        let head = self.weights.head();
+        let base = self.columns[column].sequence * head.rows();
+        for &token in &tokens[share] {
+            let row = token as usize;
+            let out = self.workspace.logits.pointer(base + row..base + row + 1);
+            let product = Product {
+                columns: 1,
+                ..self.product(head, row..row + 1, input, (out, 1), input.at.cast())
+            };
+            // SAFETY: the input is this member's own, and so is this logit.
+            unsafe { (self.kernels.stream)(&product) };
+        }
+    }
+
+    fn final_norm(&self, column: usize, out: *mut f32) {
+        let norm = 2 * self.config().layers;
+        self.norm_column(column, norm, &self.weights.final_norm, out);
     }
 
     /// RMSNorm of every column: by each member for itself while there are few, else shared out.

@@ -28,7 +28,7 @@ use kv_cache::{Half, KvCache};
 use team::{Member, Team};
 use workspace::Workspace;
 
-use super::decode_loop::{self, Column, Step};
+use super::decode_loop::{self, Column, Head, STEP_COLUMNS, Step};
 use super::past::{FillPast, RandomPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
@@ -63,6 +63,8 @@ pub struct CpuEngine {
     sequences: Sequences,
     /// Columns of the pass under way.
     tokens: Vec<Token>,
+    /// Those of which all logits are wanted, ascending.
+    wanted: Vec<usize>,
     plan: AttentionPlan,
     not_finite: NotFinite,
     /// Moves the weights into huge pages; `None` once they are there, or are to stay.
@@ -87,13 +89,15 @@ impl CpuEngine {
         let kernels = kernels::choose(options.kernels.as_deref())?;
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let team = Team::new(options.threads.unwrap_or_else(cores))?;
-        let columns = PREFILL_CHUNK.min(context).max(sequences).max(1);
+        let columns = PREFILL_CHUNK.min(context);
+        let columns = columns.max(sequences).max(STEP_COLUMNS);
         Ok(Self {
             kernels,
             workspace: Workspace::new(config, columns, sequences, context, team.threads())?,
             cache: KvCache::new(config, context, sequences)?,
             sequences: book,
             tokens: Vec::with_capacity(columns),
+            wanted: Vec::with_capacity(columns),
             plan: AttentionPlan::new(config, columns, sequences, context),
             not_finite: NotFinite::default(),
             promoter: Promoter::new(&weights, team.threads()),
@@ -129,24 +133,39 @@ impl CpuEngine {
         self.team.run(&|member| job(&forward, member));
     }
 
-    /// Runs `self.tokens` through the layers, and those at `wanted` through the head, which
-    /// leaves the logits of their sequences.
-    fn pass(&mut self, wanted: Range<usize>) -> Result<(), EngineError> {
+    /// Runs `self.tokens` through the layers, those at `self.wanted` through the head, and others
+    /// through the rows of the head that `columns` (as many, or none) name: this leaves the logits of
+    /// their sequences.
+    fn pass(&mut self, columns: &[Column]) -> Result<(), EngineError> {
         self.plan.make(&self.weights.config, &self.tokens);
-        let first = wanted.start..wanted.end.min(wanted.start + STREAMED_COLUMNS);
+        let wanted = std::mem::take(&mut self.wanted);
+        let mut batches = wanted.chunks(STREAMED_COLUMNS);
+        let first = batches.next().unwrap_or(&[]);
         self.run(|forward, member| {
-            forward.layers(member);
-            forward.head(member, first.clone());
+            forward.layers(member, !first.is_empty());
+            forward.head(member, first);
+            for (index, column) in columns.iter().enumerate() {
+                if let Head::Rows(tokens) = column.head {
+                    forward.head_rows(member, index, tokens);
+                }
+            }
         });
-        for start in (first.end..wanted.end).step_by(STREAMED_COLUMNS) {
-            self.head(start..wanted.end.min(start + STREAMED_COLUMNS));
+        for batch in batches {
+            self.head(batch);
         }
+        self.wanted = wanted;
         self.check_finite()?;
         for token in &self.tokens {
             self.sequences.push(token.sequence, token.token);
         }
-        for token in &self.tokens[wanted] {
-            self.sequences.set_has_logits(token.sequence, true);
+        for &column in &self.wanted {
+            let sequence = self.tokens[column].sequence;
+            self.sequences.set_has_logits(sequence, true);
+        }
+        for column in columns {
+            if let Head::Rows(_) = column.head {
+                self.sequences.set_has_logits(column.sequence, true);
+            }
         }
         Ok(())
     }
@@ -182,11 +201,14 @@ impl CpuEngine {
     }
 
     /// Runs up to [`STREAMED_COLUMNS`] columns of the last pass through the head.
-    fn head(&mut self, columns: Range<usize>) {
-        self.run(|forward, member| forward.head(member, columns.clone()));
+    fn head(&mut self, columns: &[usize]) {
+        self.run(|forward, member| forward.head(member, columns));
     }
 
-    fn set_tokens(&mut self, sequence: usize, tokens: &[TokenId]) {
+    /// Makes `tokens` the columns of the next pass; of those at `wanted` the logits are.
+    fn set_tokens(&mut self, sequence: usize, tokens: &[TokenId], wanted: Range<usize>) {
+        self.wanted.clear();
+        self.wanted.extend(wanted);
         let first = self.sequences.cached(sequence).len();
         self.tokens.clear();
         let tokens = (first..).zip(tokens).map(|(position, &token)| Token {
@@ -203,15 +225,23 @@ impl Step for CpuEngine {
         self.promote();
         let started = Instant::now();
         self.tokens.clear();
-        for &Column { sequence, token } in columns {
-            let position = self.sequences.cached(sequence).len();
+        self.wanted.clear();
+        for (index, column) in columns.iter().enumerate() {
+            let sequence = column.sequence;
+            let position = match self.tokens.last() {
+                Some(before) if before.sequence == sequence => before.position + 1,
+                _ => self.sequences.cached(sequence).len(),
+            };
             self.tokens.push(Token {
                 sequence,
                 position,
-                token,
+                token: column.token,
             });
+            if column.head == Head::All {
+                self.wanted.push(index);
+            }
         }
-        self.pass(0..columns.len())?;
+        self.pass(columns)?;
         self.step_time = started.elapsed();
         Ok(())
     }
@@ -293,9 +323,10 @@ impl Engine for CpuEngine {
         let mut done = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
             done += chunk.len();
-            self.set_tokens(sequence, chunk);
             let last = done == tokens.len();
-            self.pass(chunk.len() - usize::from(last)..chunk.len())?;
+            let wanted = chunk.len() - usize::from(last)..chunk.len();
+            self.set_tokens(sequence, chunk, wanted);
+            self.pass(&[])?;
             if progress(done).is_break() {
                 break;
             }
@@ -321,14 +352,14 @@ impl Engine for CpuEngine {
         let size = self.weights.config.vocab_size;
         let mut done = 0;
         for chunk in tokens.chunks(PREFILL_CHUNK) {
-            self.set_tokens(sequence, chunk);
-            self.pass(0..0)?;
-            for start in (0..chunk.len()).step_by(STREAMED_COLUMNS) {
-                let columns = start..chunk.len().min(start + STREAMED_COLUMNS);
-                self.head(columns.clone());
+            self.set_tokens(sequence, chunk, 0..0);
+            self.pass(&[])?;
+            let all: Vec<usize> = (0..chunk.len()).collect();
+            for columns in all.chunks(STREAMED_COLUMNS) {
+                self.head(columns);
                 self.check_finite()?;
                 let slots = self.workspace.head_slots.as_mut_slice();
-                for (column, logits) in columns.zip(slots.chunks(size)) {
+                for (&column, logits) in columns.iter().zip(slots.chunks(size)) {
                     if !logits.iter().all(|logit| logit.is_finite()) {
                         return Err(EngineError::NotFinite {
                             place: "the logits".into(),

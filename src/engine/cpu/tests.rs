@@ -159,7 +159,11 @@ fn decoding_token_by_token_equals_the_reference() {
         }
         // Past 512 positions, so that the attention is split in three.
         for token in tokens(&config, 560) {
-            let column = Column { sequence: 0, token };
+            let column = Column {
+                sequence: 0,
+                token,
+                head: Head::All,
+            };
             engine.step(&[column]).unwrap();
             Step::step(&mut reference, &[column]).unwrap();
             let found = engine.take_logits(0).unwrap().to_vec();
@@ -186,6 +190,7 @@ fn decode(
             max_tokens: 40,
             sampling: sampling.clone(),
             stop_tokens: Vec::new(),
+            guide: None,
         });
     }
     let finished = engine.decode(&requests, &mut go_on).unwrap();
@@ -250,6 +255,7 @@ fn logits_are_the_same_bits_for_every_team_and_run() {
                 .step(&[Column {
                     sequence: 0,
                     token: 9,
+                    head: Head::All,
                 }])
                 .unwrap();
             let logits = engine.take_logits(0).unwrap();
@@ -316,6 +322,7 @@ fn decoding_ends_when_the_cache_is_full_or_a_stop_token_comes_or_the_callback_br
         max_tokens,
         sampling: SamplingParams::default(),
         stop_tokens,
+        guide: None,
     };
     let finished = engine.decode(&[request(1000, vec![])], &mut go_on).unwrap();
     assert_eq!(finished[0].stop, StopReason::Context);
@@ -364,6 +371,7 @@ fn misuse_is_an_error_and_changes_nothing() {
         max_tokens: 1,
         sampling: SamplingParams::default(),
         stop_tokens: Vec::new(),
+        guide: None,
     };
     let error = |result: Result<(), EngineError>| result.unwrap_err().to_string();
     assert!(error(engine.prefill(0, &[203], go)).contains("token 203 is outside"));
@@ -435,6 +443,7 @@ fn values_that_are_not_finite_are_named_by_layer_and_position() {
                         max_tokens: 2,
                         sampling: SamplingParams::default(),
                         stop_tokens: Vec::new(),
+                        guide: None,
                     };
                     engine.decode(&[request], &mut go_on).map(|_| ())
                 });
@@ -487,7 +496,14 @@ fn logits_are_the_same_before_during_and_after_the_weights_are_moved() {
         }
         let mut same_logits = |moving: &mut CpuEngine, token| {
             let [a, b] = [moving, &mut settled].map(|engine| {
-                engine.step(&[Column { sequence: 0, token }]).unwrap();
+                let head = Head::All;
+                engine
+                    .step(&[Column {
+                        sequence: 0,
+                        token,
+                        head,
+                    }])
+                    .unwrap();
                 engine.take_logits(0).unwrap().to_vec()
             });
             assert!(a == b, "tied {tied}, token {token}");

@@ -131,7 +131,7 @@ impl Session<'_, '_> {
             token,
         });
         let sampled = run.tokens.len();
-        run.stop = stop_after(run.request, token, sampled, flow, sequences);
+        run.stop = stop_after(run.request, token, sampled, flow, sequences, 0);
         if run.stop.is_some() {
             self.stop_mask |= 1 << request;
             mailbox.stop(self.stop_mask);
@@ -182,6 +182,7 @@ impl<D: Device> MegakernelEngine<D> {
         let finish = |run: Running| Finished {
             tokens: run.tokens,
             stop: run.stop.expect("the session ends when every request has"),
+            guided: None,
         };
         Ok(session.running.into_iter().map(finish).collect())
     }

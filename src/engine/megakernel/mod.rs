@@ -28,7 +28,7 @@ pub use device::Device;
 pub use error::{DeviceError, phase_name};
 pub use options::{Barrier, MAX_COLUMNS, MegakernelOptions, Stage, Variant};
 
-use super::decode_loop::{self, Column, Step};
+use super::decode_loop::{self, Column, Head, Step};
 use super::past::{CachedLayer, CachedPast, FillPast, RandomPast, ReadPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
@@ -356,19 +356,33 @@ impl NotFinite {
 
 impl<D: Device> Step for MegakernelEngine<D> {
     fn step(&mut self, columns: &[Column]) -> Result<(), EngineError> {
-        let column = |&Column { sequence, token }: &Column| OgColumn {
-            sequence: sequence as u32,
-            position: self.sequences.cached(sequence).len() as u32,
-            token,
-            logits_row: sequence as u32,
-        };
-        let device_columns: Vec<_> = columns.iter().map(column).collect();
-        let pass = self.plan.decode(columns.len())?.clone();
+        let mut device_columns: Vec<OgColumn> = Vec::with_capacity(columns.len());
+        for column in columns {
+            let sequence = column.sequence as u32;
+            let position = match device_columns.last() {
+                Some(before) if before.sequence == sequence => before.position + 1,
+                _ => self.sequences.cached(column.sequence).len() as u32,
+            };
+            device_columns.push(OgColumn {
+                sequence,
+                position,
+                token: column.token,
+                logits_row: match column.head {
+                    Head::None => OG_NO_LOGITS,
+                    Head::Rows(_) | Head::All => sequence,
+                },
+            });
+        }
+        // Forced runs take more columns than there are requests, for which the variant may have no kernel.
+        let pass = self.plan.decode(columns.len());
+        let pass = pass.or_else(|_| self.plan.prefill(columns.len()))?.clone();
         self.run(&pass, &device_columns)?;
-        for &Column { sequence, token } in columns {
-            self.sequences.push(sequence, token);
-            self.sequences.set_has_logits(sequence, true);
-            self.fetch_logits(sequence)?;
+        for column in columns {
+            self.sequences.push(column.sequence, column.token);
+            if column.head != Head::None {
+                self.sequences.set_has_logits(column.sequence, true);
+                self.fetch_logits(column.sequence)?;
+            }
         }
         Ok(())
     }
@@ -496,8 +510,12 @@ impl<D: Device> Engine for MegakernelEngine<D> {
             });
         }
         decode_loop::check(&self.sequences, requests)?;
-        if self.options.stage != Stage::V0 {
+        let is_free = requests.iter().all(|request| request.guide.is_none());
+        if self.options.stage != Stage::V0 && is_free {
             return self.decode_on_device(requests, on_token);
+        }
+        if !requests.is_empty() {
+            self.plan.decode(requests.len())?;
         }
         for request in requests {
             self.fetch_logits(request.sequence)?;

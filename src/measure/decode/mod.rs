@@ -376,6 +376,7 @@ fn greedy(sequence: usize, max_tokens: usize) -> DecodeRequest {
         max_tokens,
         sampling: SamplingParams::default(),
         stop_tokens: Vec::new(),
+        guide: None,
     }
 }
 
