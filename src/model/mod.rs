@@ -12,6 +12,7 @@
 //! - [`random`]: deterministic random weights of a given shape
 //! - [`shapes`]: the shapes that have a name
 //! - [`tokenizer`]: text to tokens and back
+//! - [`token_bytes`]: the bytes that each token stands for
 //! - [`tokenizer_config`]: special tokens by role, and the chat templates
 //! - [`chat_template`]: a conversation as the text that a model was trained on
 //! - [`python_json`]: JSON and numbers as Python writes them
@@ -32,6 +33,7 @@ pub mod random;
 pub mod shapes;
 pub mod source;
 pub mod storage;
+pub mod token_bytes;
 pub mod tokenizer;
 pub mod tokenizer_config;
 pub mod weights;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use twox_hash::XxHash3_128;
+
 use super::TokenId;
 use super::files::{Files, FilesError};
 
@@ -61,6 +63,15 @@ pub enum TokenizerError {
         /// One more than the largest id.
         vocab_size: usize,
     },
+    /// A vocabulary whose tokens can't be told to be which bytes.
+    #[error(
+        "the tokenizer's decoder is {decoder}; the bytes of a token are known for ByteLevel \
+         (Qwen, Llama 3) and for SentencePiece with byte fallback (Llama 2)"
+    )]
+    UnknownSpelling {
+        /// The type of the decoder.
+        decoder: String,
+    },
 }
 
 /// A tokenizer of the `tokenizers` library, whole or padded to a model's vocabulary.
@@ -73,6 +84,8 @@ pub struct Tokenizer {
     /// One more than the largest id that the tokenizer itself knows.
     own_size: usize,
     vocab_size: usize,
+    /// Hash of the file it was read from.
+    fingerprint: u128,
 }
 
 impl Tokenizer {
@@ -141,6 +154,7 @@ impl Tokenizer {
             inner,
             own_size,
             vocab_size: own_size,
+            fingerprint: XxHash3_128::oneshot(bytes),
         })
     }
 
@@ -159,6 +173,12 @@ impl Tokenizer {
     /// One more than the largest id that the tokenizer itself knows.
     pub fn own_size(&self) -> usize {
         self.own_size
+    }
+
+    /// A hash (XXH3, 128 bits) of the `tokenizer.json` it was read from: what was made for one
+    /// tokenizer is known again by it.
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
     }
 
     /// The id of a token by its exact content, special or not: `<|im_end|>`.
@@ -229,6 +249,10 @@ impl Tokenizer {
             window: Vec::new(),
             emitted: String::new(),
         }
+    }
+
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
     }
 
     fn check(&self, tokens: &[TokenId]) -> Result<(), TokenizerError> {

@@ -1,0 +1,212 @@
+//! A molecule whose atoms and bonds are given and whose coordinates are free.
+//!
+//! The text is that of the demo model (`models/demo/README.md`) and of 3DMolGen: the SMILES, with
+//! bare atoms in brackets and a point `<x,y,z>` in angstrom after every atom, between
+//! `[CONFORMER]` and `[/CONFORMER]`.
+
+use serde::Serialize;
+
+use super::error::ConstraintError;
+use super::template::{Segment, Slot, Template};
+
+/// A coordinate: four decimals, in angstrom.
+pub const COORDINATE: &str = r"-?\d+\.\d{4}";
+/// What stands for a coordinate in a mask by position.
+const PLACEHOLDER: &str = "0.0000";
+const OPEN: &str = "[CONFORMER]";
+const CLOSE: &str = "[/CONFORMER]";
+
+/// A molecule by its SMILES.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Molecule {
+    smiles: String,
+    /// Whether a coordinate's sign may share a token with the mark before it.
+    joined: bool,
+}
+
+/// A piece of a SMILES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece<'s> {
+    /// An atom, in brackets or bare.
+    Atom(&'s str),
+    /// A bond, a branch, a ring number or a dot.
+    Mark(&'s str),
+}
+
+impl Molecule {
+    /// The molecule of `smiles`, which is checked for its form (brackets, branches, rings, known
+    /// bare atoms), not for its chemistry.
+    ///
+    /// # Errors
+    /// What is no SMILES, with the place.
+    pub fn new(smiles: &str) -> Result<Self, ConstraintError> {
+        pieces(smiles)?;
+        Ok(Self {
+            smiles: smiles.to_owned(),
+            joined: true,
+        })
+    }
+
+    /// Forces `<` and `,` as tokens of their own, although the vocabulary may have tokens that
+    /// hold the sign as well (see [`Slot::joined`]). More tokens are forced then, and a model
+    /// that was trained on the others takes every number for positive.
+    pub fn with_marks_apart(mut self) -> Self {
+        self.joined = false;
+        self
+    }
+
+    /// The SMILES.
+    pub fn smiles(&self) -> &str {
+        &self.smiles
+    }
+
+    /// Its text as a template. Slots are named `x1`, `y1`, `z1`, `x2`, ... by atom.
+    pub fn template(&self) -> Template {
+        let mut segments = Vec::new();
+        let mut text = OPEN.to_owned();
+        let mut atoms = 0;
+        for piece in pieces(&self.smiles).expect("checked when it was made") {
+            match piece {
+                Piece::Mark(mark) => text.push_str(mark),
+                Piece::Atom(atom) => {
+                    atoms += 1;
+                    let bracketed = atom.starts_with('[');
+                    text.push_str(if bracketed { "" } else { "[" });
+                    text.push_str(atom);
+                    text.push_str(if bracketed { "<" } else { "]<" });
+                    for (axis, mark) in [("x", ","), ("y", ","), ("z", ">")] {
+                        segments.push(Segment::Literal(std::mem::take(&mut text)));
+                        segments.push(Segment::Slot(Slot {
+                            name: format!("{axis}{atoms}"),
+                            regex: COORDINATE.to_owned(),
+                            placeholder: Some(PLACEHOLDER.to_owned()),
+                            joined: self.joined,
+                        }));
+                        text.push_str(mark);
+                    }
+                }
+            }
+        }
+        text.push_str(CLOSE);
+        segments.push(Segment::Literal(text));
+        Template::new(segments).expect("no literal is empty and no name comes twice")
+    }
+}
+
+/// The pieces of `smiles`, in order.
+fn pieces(smiles: &str) -> Result<Vec<Piece<'_>>, ConstraintError> {
+    if smiles.is_empty() {
+        let what = "SMILES".to_owned();
+        return Err(ConstraintError::Empty { what });
+    }
+    let refuse = |at: usize, reason: String| {
+        Err(ConstraintError::Smiles {
+            smiles: smiles.to_owned(),
+            at: smiles[..at].chars().count() + 1,
+            reason,
+        })
+    };
+    let mut pieces = Vec::new();
+    let mut branches = Vec::new();
+    let mut rings: Vec<(u32, usize)> = Vec::new();
+    let mut at = 0;
+    while let Some(first) = smiles[at..].chars().next() {
+        let rest = &smiles[at..];
+        let length = match first {
+            '[' => match rest.find(']') {
+                Some(end) if end > 1 && !rest[1..end].contains('[') => end + 1,
+                Some(1) => return refuse(at, "a bracket with no atom in it".into()),
+                _ => return refuse(at, "a bracket that is not closed".into()),
+            },
+            '%' => match rest
+                .get(1..3)
+                .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+            {
+                Some(_) => 3,
+                None => return refuse(at, "'%' without two digits".into()),
+            },
+            _ if rest.starts_with("Cl") || rest.starts_with("Br") => 2,
+            _ => first.len_utf8(),
+        };
+        let piece = &rest[..length];
+        pieces.push(match first {
+            '[' | 'B' | 'C' | 'N' | 'O' | 'P' | 'S' | 'F' | 'I' | 'b' | 'c' | 'n' | 'o' | 'p'
+            | 's' => Piece::Atom(piece),
+            _ if pieces.is_empty() => return refuse(at, format!("'{first}' before any atom")),
+            '-' | '=' | '#' | '$' | ':' | '/' | '\\' | '.' | '~' => Piece::Mark(piece),
+            '(' => {
+                branches.push(at);
+                Piece::Mark(piece)
+            }
+            ')' if branches.pop().is_some() => Piece::Mark(piece),
+            ')' => return refuse(at, "')' closes no branch".into()),
+            '0'..='9' | '%' => {
+                let number = piece.trim_start_matches('%').parse().unwrap_or_default();
+                match rings.iter().position(|&(open, _)| open == number) {
+                    Some(open) => drop(rings.swap_remove(open)),
+                    None => rings.push((number, at)),
+                }
+                Piece::Mark(piece)
+            }
+            _ => return refuse(at, format!("'{first}' is no atom, bond, branch or ring")),
+        });
+        at += length;
+    }
+    if let Some(&branch) = branches.first() {
+        return refuse(branch, "this branch is not closed".into());
+    }
+    if let Some(&(number, open)) = rings.first() {
+        return refuse(open, format!("ring {number} is not closed"));
+    }
+    Ok(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The template's text with every slot's placeholder in it.
+    fn text(smiles: &str) -> String {
+        let template = Molecule::new(smiles).unwrap().template();
+        (template.segments().iter())
+            .map(|segment| match segment {
+                Segment::Literal(text) => text.clone(),
+                Segment::Slot(slot) => slot.placeholder.clone().unwrap(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_atom_gets_brackets_and_a_point() {
+        let point = "<0.0000,0.0000,0.0000>";
+        for (smiles, expected) in [
+            ("CCO", "[C]*[C]*[O]*"),
+            ("c1cc[nH]c1", "[c]*1[c]*[c]*[nH]*[c]*1"),
+            ("F/C=C/[C@@H](Br)N", "[F]*/[C]*=[C]*/[C@@H]*([Br]*)[N]*"),
+            ("ClC%12CC%12.[Na+]", "[Cl]*[C]*%12[C]*[C]*%12.[Na+]*"),
+        ] {
+            let expected = format!("[CONFORMER]{expected}[/CONFORMER]").replace('*', point);
+            assert_eq!(text(smiles), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_smiles_is_refused_with_the_place() {
+        for (smiles, expected) in [
+            ("", "the SMILES is empty"),
+            ("CX", "at character 2: 'X'"),
+            ("=C", "at character 1: '=' before any atom"),
+            ("C(C", "at character 2: this branch is not closed"),
+            ("C)C", "at character 2: ')' closes no branch"),
+            ("C1CC", "at character 2: ring 1 is not closed"),
+            ("C[NH", "at character 2: a bracket that is not closed"),
+            ("C[]", "at character 2: a bracket with no atom"),
+            ("C%1", "at character 2: '%' without two digits"),
+            ("C*", "at character 2: '*'"),
+            ("Cé", "at character 2: 'é'"),
+        ] {
+            let message = Molecule::new(smiles).unwrap_err().to_string();
+            assert!(message.contains(expected), "{smiles}: {message}");
+        }
+    }
+}

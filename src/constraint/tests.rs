@@ -1,0 +1,1 @@
+//! Compiled tables against the regex crate.
