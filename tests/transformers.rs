@@ -211,6 +211,7 @@ fn greedy(engine: &mut dyn Engine, prompt: &[TokenId], repetition_penalty: f32) 
             ..SamplingParams::default()
         },
         stop_tokens: Vec::new(),
+        guide: None,
     };
     let finished = engine.decode(&[request], &mut |_| ControlFlow::Continue(()));
     finished.unwrap().remove(0).tokens
