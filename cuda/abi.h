@@ -28,7 +28,7 @@
 /* Threads of a block at most. */
 #define OG_MAX_THREADS 256
 /* Bytes of a block's shared memory before the part that phases share by turns (`x`, or attention's). */
-#define OG_SHARED_FIXED 9216
+#define OG_SHARED_FIXED 9728
 /* Queries (columns times heads of one KV head) that attention holds in registers at most. */
 #define OG_QUERY_BLOCK 4
 /* Floats of the shared part that attention needs, with W warps, C columns, head_dim D. */
@@ -98,8 +98,31 @@ enum OgStop {
     OG_STOP_EOS = 1,
     OG_STOP_LENGTH = 2,
     OG_STOP_CONTEXT = 3,
-    OG_STOP_HOST = 4
+    OG_STOP_HOST = 4,
+    /* Its guide allows nothing more. */
+    OG_STOP_COMPLETE = 5
 };
+
+/* What a request's guide leaves for its next token. */
+enum OgGuideKind {
+    OG_GUIDE_NOTHING = 0,
+    /* One token: nobody has to ask the model. */
+    OG_GUIDE_FORCED = 1,
+    /* A few, which are listed: the other rows of the head are not needed. */
+    OG_GUIDE_FEW = 2,
+    /* More: the others are masked. */
+    OG_GUIDE_MANY = 3,
+    /* There is no guide. */
+    OG_GUIDE_FREE = 4
+};
+
+/* What a guide leaves in one of its states: StateRow of src/constraint. */
+typedef struct OgGuideState {
+    uint32_t kind; /* OgGuideKind */
+    uint32_t accepting;
+    uint32_t first; /* FORCED and FEW: where its tokens begin in the list */
+    uint32_t count; /* tokens that are allowed */
+} OgGuideState;
 
 /* How a launch ended. */
 enum OgStatus {
@@ -166,6 +189,8 @@ typedef struct OgState {
     uint64_t histograms;    /* [2: top-k, top-p][OG_SELECT_PASSES][columns][OG_BUCKETS] u64 */
     uint64_t keys;          /* [layers][sequences][kv_heads][context][head_dim] bf16 */
     uint64_t values;        /* the same */
+    uint64_t guides;        /* the tables of guides, as requests point to them */
+    uint64_t guide_bytes;   /* room for them */
     uint32_t sequences;
     uint32_t context;
     uint32_t logits_rows;
@@ -178,6 +203,7 @@ typedef struct OgColumn {
     uint32_t position;
     uint32_t token;
     uint32_t logits_row; /* or OG_NO_LOGITS */
+    uint32_t few_of;     /* r + 1 if the rows of the head that request r's guide lists are wanted, and no others */
 } OgColumn;
 
 /* One request of a decode: its state between tokens, and how to choose them. */
@@ -197,6 +223,17 @@ typedef struct OgRequest {
     uint32_t seed_high;
     uint32_t stop_tokens;
     uint32_t stop_token[OG_MAX_STOP_TOKENS];
+    uint32_t guide;       /* OgGuideKind, for the next token */
+    uint32_t guide_first; /* as in its state's OgGuideState */
+    uint32_t guide_count;
+    uint32_t guide_state;
+    uint32_t guide_classes;
+    uint32_t padding;
+    /* The guide's tables: offsets within the state. */
+    uint64_t guide_class_of; /* [vocab] u16 */
+    uint64_t guide_next;     /* [states][guide_classes] u16 */
+    uint64_t guide_rows;     /* [states] OgGuideState */
+    uint64_t guide_listed;   /* u32: tokens of states that list theirs */
 } OgRequest;
 
 /* What one thread finds out while a launch runs, and all blocks read after the next barrier. */
@@ -293,7 +330,7 @@ typedef struct OgArguments {
     uint32_t layer;        /* the layer of a separate kernel */
     uint32_t stall_block;  /* tests: this block... */
     uint32_t stall_epoch;  /* ...never arrives at this epoch of the launch; 0: no block stalls */
-    uint32_t padding;
+    uint32_t step_columns; /* OG_MODE_DECODE: columns of a pass that forced tokens may fill, as in the kernel's name */
 } OgArguments;
 
 #endif

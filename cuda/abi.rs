@@ -6,7 +6,7 @@ pub const OG_ROW_ALIGNMENT: u32 = 8;
 pub const OG_TENSOR_ALIGNMENT: u32 = 256;
 pub const OG_CHUNK: u32 = 256;
 pub const OG_MAX_THREADS: u32 = 256;
-pub const OG_SHARED_FIXED: u32 = 9216;
+pub const OG_SHARED_FIXED: u32 = 9728;
 pub const OG_QUERY_BLOCK: u32 = 4;
 pub const OG_SEGMENT_SUMS: u32 = 1024;
 pub const OG_GROUP_ROWS: u32 = 2;
@@ -54,8 +54,50 @@ pub const OG_STOP_EOS: OgStop = 1;
 pub const OG_STOP_LENGTH: OgStop = 2;
 pub const OG_STOP_CONTEXT: OgStop = 3;
 pub const OG_STOP_HOST: OgStop = 4;
+/// Its guide allows nothing more.
+pub const OG_STOP_COMPLETE: OgStop = 5;
 /// Why a request ended.
 pub type OgStop = ::std::os::raw::c_uint;
+pub const OG_GUIDE_NOTHING: OgGuideKind = 0;
+/// One token: nobody has to ask the model.
+pub const OG_GUIDE_FORCED: OgGuideKind = 1;
+/// A few, which are listed: the other rows of the head are not needed.
+pub const OG_GUIDE_FEW: OgGuideKind = 2;
+/// More: the others are masked.
+pub const OG_GUIDE_MANY: OgGuideKind = 3;
+/// There is no guide.
+pub const OG_GUIDE_FREE: OgGuideKind = 4;
+/// What a request's guide leaves for its next token.
+pub type OgGuideKind = ::std::os::raw::c_uint;
+/// What a guide leaves in one of its states: StateRow of src/constraint.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct OgGuideState {
+    /// OgGuideKind
+    pub kind: u32,
+    pub accepting: u32,
+    /// FORCED and FEW: where its tokens begin in the list
+    pub first: u32,
+    /// tokens that are allowed
+    pub count: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OgGuideState"][::std::mem::size_of::<OgGuideState>() - 16usize];
+    ["Alignment of OgGuideState"][::std::mem::align_of::<OgGuideState>() - 4usize];
+    [
+        "Offset of field: OgGuideState::kind",
+    ][::std::mem::offset_of!(OgGuideState, kind) - 0usize];
+    [
+        "Offset of field: OgGuideState::accepting",
+    ][::std::mem::offset_of!(OgGuideState, accepting) - 4usize];
+    [
+        "Offset of field: OgGuideState::first",
+    ][::std::mem::offset_of!(OgGuideState, first) - 8usize];
+    [
+        "Offset of field: OgGuideState::count",
+    ][::std::mem::offset_of!(OgGuideState, count) - 12usize];
+};
 pub const OG_STATUS_RUNNING: OgStatus = 0;
 pub const OG_STATUS_DONE: OgStatus = 1;
 /// A norm or a logit was NaN or infinite: `norm`, `column` and `position` say where.
@@ -235,6 +277,10 @@ pub struct OgState {
     pub keys: u64,
     /// the same
     pub values: u64,
+    /// the tables of guides, as requests point to them
+    pub guides: u64,
+    /// room for them
+    pub guide_bytes: u64,
     pub sequences: u32,
     pub context: u32,
     pub logits_rows: u32,
@@ -243,7 +289,7 @@ pub struct OgState {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgState"][::std::mem::size_of::<OgState>() - 152usize];
+    ["Size of OgState"][::std::mem::size_of::<OgState>() - 168usize];
     ["Alignment of OgState"][::std::mem::align_of::<OgState>() - 8usize];
     [
         "Offset of field: OgState::control",
@@ -291,17 +337,23 @@ const _: () = {
         "Offset of field: OgState::values",
     ][::std::mem::offset_of!(OgState, values) - 128usize];
     [
+        "Offset of field: OgState::guides",
+    ][::std::mem::offset_of!(OgState, guides) - 136usize];
+    [
+        "Offset of field: OgState::guide_bytes",
+    ][::std::mem::offset_of!(OgState, guide_bytes) - 144usize];
+    [
         "Offset of field: OgState::sequences",
-    ][::std::mem::offset_of!(OgState, sequences) - 136usize];
+    ][::std::mem::offset_of!(OgState, sequences) - 152usize];
     [
         "Offset of field: OgState::context",
-    ][::std::mem::offset_of!(OgState, context) - 140usize];
+    ][::std::mem::offset_of!(OgState, context) - 156usize];
     [
         "Offset of field: OgState::logits_rows",
-    ][::std::mem::offset_of!(OgState, logits_rows) - 144usize];
+    ][::std::mem::offset_of!(OgState, logits_rows) - 160usize];
     [
         "Offset of field: OgState::columns",
-    ][::std::mem::offset_of!(OgState, columns) - 148usize];
+    ][::std::mem::offset_of!(OgState, columns) - 164usize];
 };
 /// One token to run through the layers. Columns of one sequence stand together, in order.
 #[repr(C)]
@@ -312,10 +364,12 @@ pub struct OgColumn {
     pub token: u32,
     /// or OG_NO_LOGITS
     pub logits_row: u32,
+    /// r + 1 if the rows of the head that request r's guide lists are wanted, and no others
+    pub few_of: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgColumn"][::std::mem::size_of::<OgColumn>() - 16usize];
+    ["Size of OgColumn"][::std::mem::size_of::<OgColumn>() - 20usize];
     ["Alignment of OgColumn"][::std::mem::align_of::<OgColumn>() - 4usize];
     [
         "Offset of field: OgColumn::sequence",
@@ -329,6 +383,9 @@ const _: () = {
     [
         "Offset of field: OgColumn::logits_row",
     ][::std::mem::offset_of!(OgColumn, logits_row) - 12usize];
+    [
+        "Offset of field: OgColumn::few_of",
+    ][::std::mem::offset_of!(OgColumn, few_of) - 16usize];
 };
 /// One request of a decode: its state between tokens, and how to choose them.
 #[repr(C)]
@@ -357,11 +414,27 @@ pub struct OgRequest {
     pub seed_high: u32,
     pub stop_tokens: u32,
     pub stop_token: [u32; 16usize],
+    /// OgGuideKind, for the next token
+    pub guide: u32,
+    /// as in its state's OgGuideState
+    pub guide_first: u32,
+    pub guide_count: u32,
+    pub guide_state: u32,
+    pub guide_classes: u32,
+    pub padding: u32,
+    /// [vocab] u16
+    pub guide_class_of: u64,
+    /// [states][guide_classes] u16
+    pub guide_next: u64,
+    /// [states] OgGuideState
+    pub guide_rows: u64,
+    /// u32: tokens of states that list theirs
+    pub guide_listed: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgRequest"][::std::mem::size_of::<OgRequest>() - 120usize];
-    ["Alignment of OgRequest"][::std::mem::align_of::<OgRequest>() - 4usize];
+    ["Size of OgRequest"][::std::mem::size_of::<OgRequest>() - 176usize];
+    ["Alignment of OgRequest"][::std::mem::align_of::<OgRequest>() - 8usize];
     [
         "Offset of field: OgRequest::sequence",
     ][::std::mem::offset_of!(OgRequest, sequence) - 0usize];
@@ -407,6 +480,36 @@ const _: () = {
     [
         "Offset of field: OgRequest::stop_token",
     ][::std::mem::offset_of!(OgRequest, stop_token) - 56usize];
+    [
+        "Offset of field: OgRequest::guide",
+    ][::std::mem::offset_of!(OgRequest, guide) - 120usize];
+    [
+        "Offset of field: OgRequest::guide_first",
+    ][::std::mem::offset_of!(OgRequest, guide_first) - 124usize];
+    [
+        "Offset of field: OgRequest::guide_count",
+    ][::std::mem::offset_of!(OgRequest, guide_count) - 128usize];
+    [
+        "Offset of field: OgRequest::guide_state",
+    ][::std::mem::offset_of!(OgRequest, guide_state) - 132usize];
+    [
+        "Offset of field: OgRequest::guide_classes",
+    ][::std::mem::offset_of!(OgRequest, guide_classes) - 136usize];
+    [
+        "Offset of field: OgRequest::padding",
+    ][::std::mem::offset_of!(OgRequest, padding) - 140usize];
+    [
+        "Offset of field: OgRequest::guide_class_of",
+    ][::std::mem::offset_of!(OgRequest, guide_class_of) - 144usize];
+    [
+        "Offset of field: OgRequest::guide_next",
+    ][::std::mem::offset_of!(OgRequest, guide_next) - 152usize];
+    [
+        "Offset of field: OgRequest::guide_rows",
+    ][::std::mem::offset_of!(OgRequest, guide_rows) - 160usize];
+    [
+        "Offset of field: OgRequest::guide_listed",
+    ][::std::mem::offset_of!(OgRequest, guide_listed) - 168usize];
 };
 /// What one thread finds out while a launch runs, and all blocks read after the next barrier.
 #[repr(C)]
@@ -463,8 +566,8 @@ pub struct OgControl {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgControl"][::std::mem::size_of::<OgControl>() - 1136usize];
-    ["Alignment of OgControl"][::std::mem::align_of::<OgControl>() - 4usize];
+    ["Size of OgControl"][::std::mem::size_of::<OgControl>() - 1616usize];
+    ["Alignment of OgControl"][::std::mem::align_of::<OgControl>() - 8usize];
     [
         "Offset of field: OgControl::columns",
     ][::std::mem::offset_of!(OgControl, columns) - 0usize];
@@ -494,10 +597,10 @@ const _: () = {
     ][::std::mem::offset_of!(OgControl, column) - 32usize];
     [
         "Offset of field: OgControl::request",
-    ][::std::mem::offset_of!(OgControl, request) - 160usize];
+    ][::std::mem::offset_of!(OgControl, request) - 192usize];
     [
         "Offset of field: OgControl::news",
-    ][::std::mem::offset_of!(OgControl, news) - 1120usize];
+    ][::std::mem::offset_of!(OgControl, news) - 1600usize];
 };
 /// The grid barrier. Never reset: it counts on from launch to launch.
 #[repr(C)]
@@ -692,11 +795,12 @@ pub struct OgArguments {
     pub stall_block: u32,
     /// ...never arrives at this epoch of the launch; 0: no block stalls
     pub stall_epoch: u32,
-    pub padding: u32,
+    /// OG_MODE_DECODE: columns of a pass that forced tokens may fill, as in the kernel's name
+    pub step_columns: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgArguments"][::std::mem::size_of::<OgArguments>() - 432usize];
+    ["Size of OgArguments"][::std::mem::size_of::<OgArguments>() - 448usize];
     ["Alignment of OgArguments"][::std::mem::align_of::<OgArguments>() - 8usize];
     [
         "Offset of field: OgArguments::weights",
@@ -715,62 +819,62 @@ const _: () = {
     ][::std::mem::offset_of!(OgArguments, at) - 200usize];
     [
         "Offset of field: OgArguments::mode",
-    ][::std::mem::offset_of!(OgArguments, mode) - 352usize];
+    ][::std::mem::offset_of!(OgArguments, mode) - 368usize];
     [
         "Offset of field: OgArguments::barrier",
-    ][::std::mem::offset_of!(OgArguments, barrier) - 356usize];
+    ][::std::mem::offset_of!(OgArguments, barrier) - 372usize];
     [
         "Offset of field: OgArguments::max_steps",
-    ][::std::mem::offset_of!(OgArguments, max_steps) - 360usize];
+    ][::std::mem::offset_of!(OgArguments, max_steps) - 376usize];
     [
         "Offset of field: OgArguments::ring_capacity",
-    ][::std::mem::offset_of!(OgArguments, ring_capacity) - 364usize];
+    ][::std::mem::offset_of!(OgArguments, ring_capacity) - 380usize];
     [
         "Offset of field: OgArguments::tile",
-    ][::std::mem::offset_of!(OgArguments, tile) - 368usize];
+    ][::std::mem::offset_of!(OgArguments, tile) - 384usize];
     [
         "Offset of field: OgArguments::attention_blocks",
-    ][::std::mem::offset_of!(OgArguments, attention_blocks) - 372usize];
+    ][::std::mem::offset_of!(OgArguments, attention_blocks) - 388usize];
     [
         "Offset of field: OgArguments::score_blocks",
-    ][::std::mem::offset_of!(OgArguments, score_blocks) - 376usize];
+    ][::std::mem::offset_of!(OgArguments, score_blocks) - 392usize];
     [
         "Offset of field: OgArguments::attended_at",
-    ][::std::mem::offset_of!(OgArguments, attended_at) - 380usize];
+    ][::std::mem::offset_of!(OgArguments, attended_at) - 396usize];
     [
         "Offset of field: OgArguments::split_length",
-    ][::std::mem::offset_of!(OgArguments, split_length) - 384usize];
+    ][::std::mem::offset_of!(OgArguments, split_length) - 400usize];
     [
         "Offset of field: OgArguments::select",
-    ][::std::mem::offset_of!(OgArguments, select) - 388usize];
+    ][::std::mem::offset_of!(OgArguments, select) - 404usize];
     [
         "Offset of field: OgArguments::qkv_segments",
-    ][::std::mem::offset_of!(OgArguments, qkv_segments) - 392usize];
+    ][::std::mem::offset_of!(OgArguments, qkv_segments) - 408usize];
     [
         "Offset of field: OgArguments::output_segments",
-    ][::std::mem::offset_of!(OgArguments, output_segments) - 396usize];
+    ][::std::mem::offset_of!(OgArguments, output_segments) - 412usize];
     [
         "Offset of field: OgArguments::gate_up_segments",
-    ][::std::mem::offset_of!(OgArguments, gate_up_segments) - 400usize];
+    ][::std::mem::offset_of!(OgArguments, gate_up_segments) - 416usize];
     [
         "Offset of field: OgArguments::down_segments",
-    ][::std::mem::offset_of!(OgArguments, down_segments) - 404usize];
+    ][::std::mem::offset_of!(OgArguments, down_segments) - 420usize];
     [
         "Offset of field: OgArguments::prefetch",
-    ][::std::mem::offset_of!(OgArguments, prefetch) - 408usize];
+    ][::std::mem::offset_of!(OgArguments, prefetch) - 424usize];
     [
         "Offset of field: OgArguments::watchdog_ms",
-    ][::std::mem::offset_of!(OgArguments, watchdog_ms) - 412usize];
+    ][::std::mem::offset_of!(OgArguments, watchdog_ms) - 428usize];
     [
         "Offset of field: OgArguments::layer",
-    ][::std::mem::offset_of!(OgArguments, layer) - 416usize];
+    ][::std::mem::offset_of!(OgArguments, layer) - 432usize];
     [
         "Offset of field: OgArguments::stall_block",
-    ][::std::mem::offset_of!(OgArguments, stall_block) - 420usize];
+    ][::std::mem::offset_of!(OgArguments, stall_block) - 436usize];
     [
         "Offset of field: OgArguments::stall_epoch",
-    ][::std::mem::offset_of!(OgArguments, stall_epoch) - 424usize];
+    ][::std::mem::offset_of!(OgArguments, stall_epoch) - 440usize];
     [
-        "Offset of field: OgArguments::padding",
-    ][::std::mem::offset_of!(OgArguments, padding) - 428usize];
+        "Offset of field: OgArguments::step_columns",
+    ][::std::mem::offset_of!(OgArguments, step_columns) - 444usize];
 };

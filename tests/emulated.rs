@@ -7,6 +7,7 @@ use std::time::Duration;
 use half::bf16;
 use onegrid::engine::cpu::CpuEngine;
 use onegrid::engine::emulated::{BLOCKS, EmulatedDevice, EmulatedEngine, THREADS};
+use onegrid::engine::guide::{Guide, Guided};
 use onegrid::engine::megakernel::{
     Barrier, DeviceError, MAX_COLUMNS, MegakernelEngine, MegakernelOptions, Stage, Variant,
 };
@@ -273,6 +274,154 @@ fn requests_end_for_the_reasons_and_at_the_tokens_of_the_cpu() {
         let found = mixed(&mut on_warps(&weights(config), options));
         assert_eq!(found, expected, "{} {ring_capacity}", stage.name());
     }
+}
+
+/// Requests for as many sequences as there are `guides`, and what comes of them: tokens and what is cached.
+fn decode_guided(
+    engine: &mut dyn Engine,
+    guides: &[Option<Guide>],
+    max_tokens: usize,
+    sampling: &SamplingParams,
+) -> (Vec<Finished>, Vec<usize>) {
+    let config = engine.config().clone();
+    let mut requests = Vec::new();
+    for (sequence, guide) in guides.iter().enumerate() {
+        engine.truncate(sequence, 0).unwrap();
+        let prompt = &tokens(&config, 3 + 2 * sequence);
+        engine.prefill(sequence, prompt, &mut all_of_it).unwrap();
+        requests.push(DecodeRequest {
+            guide: guide.clone(),
+            // The tokenizer's last.
+            stop_tokens: vec![76],
+            ..request(sequence, max_tokens, sampling)
+        });
+    }
+    let finished = engine.decode(&requests, &mut go_on).expect("tokens");
+    let cached = (0..guides.len()).map(|sequence| engine.cached(sequence).len());
+    (finished, cached.collect())
+}
+
+#[test]
+fn every_stage_follows_guides_to_the_tokens_of_the_cpu() {
+    let shapes = shapes();
+    let guides = ladder::guides();
+    let samplings = samplings();
+    let mut steps = Guided::default();
+    for (number, tables) in guides.iter().enumerate() {
+        let guide = [Some(Guide::Tables(tables.clone()))];
+        let stages = Stage::ALL.into_iter().enumerate();
+        for ((index, stage), config) in stages.zip(shapes.iter().cycle().skip(number)) {
+            // Greedy, sampled from all that is allowed, and with all filters.
+            let sampling = &samplings[[0, 2, 5][(index + number) % 3]];
+            let expected = decode_guided(&mut cpu(config, 1), &guide, 44, sampling);
+            let guided = expected.0[0].guided.unwrap();
+            assert!(guided.complete, "{expected:?}");
+            steps.forced_tokens += guided.forced_tokens;
+            steps.gathered_steps += guided.gathered_steps;
+            steps.full_steps += guided.full_steps;
+            let weights = weights(config);
+            let mut engine = on_warps(
+                &weights,
+                MegakernelOptions {
+                    stage,
+                    ..options(1)
+                },
+            );
+            let plain = &mut reference(&weights);
+            let architecture = config.architecture;
+            let what = format!("{architecture:?} {} guide {number}", stage.name());
+            assert_eq!(
+                decode_guided(plain, &guide, 44, sampling),
+                expected,
+                "{what}"
+            );
+            assert_eq!(
+                decode_guided(&mut engine, &guide, 44, sampling),
+                expected,
+                "{what}"
+            );
+        }
+    }
+    let Guided {
+        forced_tokens,
+        gathered_steps,
+        full_steps,
+        ..
+    } = steps;
+    assert!(
+        forced_tokens > 100 && gathered_steps > 50 && full_steps > 30,
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_batch_follows_a_guide_for_each_sequence() {
+    let config = &shapes()[0];
+    let mut guides: Vec<_> = ladder::guides()
+        .into_iter()
+        .map(|t| Some(Guide::Tables(t)))
+        .collect();
+    guides.insert(1, None);
+    guides.push(guides[0].clone());
+    let sampling = &samplings()[5];
+    let expected = decode_guided(&mut cpu(config, guides.len()), &guides, 25, sampling);
+    let stops: Vec<_> = expected.0.iter().map(|finished| finished.stop).collect();
+    assert!(
+        stops.contains(&StopReason::Length) && stops.contains(&StopReason::Eos),
+        "{stops:?}"
+    );
+    // A ring that is emptied on the way, and one that is not.
+    for (stage, ring_capacity) in [(Stage::V1, 32), (Stage::Graph, 4096)] {
+        let options = MegakernelOptions {
+            stage,
+            ring_capacity,
+            ..options(guides.len())
+        };
+        let mut engine = on_warps(&weights(config), options);
+        let found = decode_guided(&mut engine, &guides, 25, sampling);
+        assert_eq!(found, expected, "{}", stage.name());
+        // The tables are there by now.
+        if stage == Stage::V1 {
+            let found = decode_guided(&mut engine, &guides, 25, sampling);
+            assert_eq!(found, expected, "again");
+        }
+    }
+}
+
+#[test]
+fn every_variant_gathers_rows_of_the_head() {
+    let config = &shapes()[2];
+    let guide = [Some(Guide::Tables(ladder::guides()[2].clone()))];
+    let sampling = &samplings()[2];
+    let expected = decode_guided(&mut cpu(config, 1), &guide, 20, sampling);
+    for variant in Variant::ALL {
+        let options = MegakernelOptions {
+            variant,
+            ..options(1)
+        };
+        let found = decode_guided(&mut emulated(config, options), &guide, 20, sampling);
+        assert_eq!(found, expected, "{}", variant.name());
+    }
+}
+
+#[test]
+fn tables_that_do_not_fit_are_refused_with_both_numbers() {
+    let config = &shapes()[0];
+    let options = MegakernelOptions {
+        guide_bytes: Some(100),
+        ..options(1)
+    };
+    let mut engine = on_warps(&weights(config), options);
+    engine.prefill(0, &[1, 2], &mut all_of_it).unwrap();
+    let requests = [DecodeRequest {
+        guide: Some(Guide::Tables(ladder::guides()[0].clone())),
+        ..request(0, 5, &samplings()[0])
+    }];
+    let error = engine
+        .decode(&requests, &mut go_on)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("100 were set aside"), "{error}");
 }
 
 #[test]

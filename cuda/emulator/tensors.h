@@ -88,6 +88,7 @@ inline void guard_state(const OgArguments& arguments, char* state, size_t bytes)
     guarded.allow(at.histograms, 2 * OG_SELECT_PASSES * columns * OG_BUCKETS * 8);
     guarded.allow(at.keys, cached * head_dim * 2);
     guarded.allow(at.values, cached * head_dim * 2);
+    guarded.allow(at.guides, at.guide_bytes);
 }
 
 inline void allow_all(char* piece, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(piece, bytes); }

@@ -27,11 +27,10 @@ __device__ __forceinline__ OgStop reason_to_stop(const Block& block, uint32_t r,
     return OG_STOP_NONE;
 }
 
-// Takes request `r` one token on. One thread of each block.
-__device__ __forceinline__ void advance_request(const Block& block, uint32_t r) {
+// Takes request `r` on by `token`, and reports it. One thread of each block.
+__device__ __forceinline__ void take_token(const Block& block, uint32_t r, uint32_t token) {
     OgControl& control = block.shared.control;
     OgRequest& request = control.request[r];
-    const uint32_t token = block.shared.best[r].token;
     const uint32_t entry = control.tokens++;
     request.token = token;
     --request.remaining;
@@ -44,9 +43,48 @@ __device__ __forceinline__ void advance_request(const Block& block, uint32_t r) 
         const uint64_t flag = static_cast<uint64_t>(entry + 1) << 32;
         if (entry < block.arguments.ring_capacity) store_system(&block.mailbox().ring[entry], flag | r << 28 | token);
     }
-    if (request.stop != OG_STOP_NONE) return;
-    control.column[control.columns++] = {request.sequence, request.position, token, request.logits_row};
-    ++request.position;
+    if (request.guide != OG_GUIDE_FREE) advance_guide(block, request, token);
+}
+
+// Takes request `r` on by the token that was chosen or is forced, and by those that are forced behind it: up to
+// `most`, which are columns of the next pass unless the request ends with one of them. One thread of each block.
+__device__ __forceinline__ void advance_request(const Block& block, uint32_t r, uint32_t most) {
+    OgControl& control = block.shared.control;
+    OgRequest& request = control.request[r];
+    const uint32_t first = control.columns;
+    do {
+        const bool is_forced = request.guide == OG_GUIDE_FORCED;
+        const uint32_t token = is_forced ? *Guide(block, request).listed : block.shared.best[r].token;
+        take_token(block, r, token);
+        if (request.stop != OG_STOP_NONE) break;
+        control.column[control.columns++] = {request.sequence, request.position, token, OG_NO_LOGITS, 0};
+        ++request.position;
+        if (request.guide == OG_GUIDE_NOTHING) request.stop = OG_STOP_COMPLETE;
+    } while (request.guide == OG_GUIDE_FORCED && control.columns - first < most);
+    if (request.stop != OG_STOP_NONE) {
+        // Nobody needs their keys and values.
+        request.position -= control.columns - first;
+        control.columns = first;
+        return;
+    }
+    OgColumn& last = control.column[control.columns - 1];
+    if (request.guide == OG_GUIDE_FEW) last.few_of = r + 1;
+    if (request.guide == OG_GUIDE_MANY || request.guide == OG_GUIDE_FREE) last.logits_row = request.logits_row;
+}
+
+// Every request that goes on has a column of the next pass, and forced tokens may fill those that are left.
+__device__ __forceinline__ void advance_requests(const Block& block) {
+    OgControl& control = block.shared.control;
+    uint32_t going = 0;
+#pragma unroll 1
+    for (uint32_t r = 0; r < control.requests; ++r) going += control.request[r].stop == OG_STOP_NONE ? 1 : 0;
+#pragma unroll 1
+    for (uint32_t r = 0; r < control.requests; ++r) {
+        if (control.request[r].stop != OG_STOP_NONE) continue;
+        --going;
+        const uint32_t taken = control.columns + going, all = block.arguments.step_columns;
+        advance_request(block, r, all > taken ? all - taken : 1);
+    }
 }
 
 // Chooses among the candidates and makes the columns of the next pass: none if all requests have ended, or
@@ -62,16 +100,11 @@ PHASE void sample_phase() {
         control.not_finite_column = block.news().not_finite_column;
 #pragma unroll 1
         for (uint32_t r = 0; r < control.requests && control.not_finite == OG_ALL_FINITE; ++r) {
-            if (control.request[r].stop != OG_STOP_NONE || block.shared.best[r].not_finite == 0) continue;
+            if (!is_sampled(block, r) || block.shared.best[r].not_finite == 0) continue;
             control.not_finite = 2 * block.model.layers + 1;
             control.not_finite_column = r;
         }
-        if (control.not_finite == OG_ALL_FINITE) {
-#pragma unroll 1
-            for (uint32_t r = 0; r < control.requests; ++r) {
-                if (control.request[r].stop == OG_STOP_NONE) advance_request(block, r);
-            }
-        }
+        if (control.not_finite == OG_ALL_FINITE) advance_requests(block);
         control.ended = control.columns == 0;
     }
     if (block.arguments.select != 0) clear_histograms(block);

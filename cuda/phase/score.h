@@ -4,6 +4,7 @@
 
 #include "../core/block.h"
 #include "../core/philox.h"
+#include "guide.h"
 
 // The tokens that this block scores: those whose logits it computed.
 struct TokenRange {
@@ -16,9 +17,29 @@ __device__ __forceinline__ TokenRange own_tokens(const Block& block) {
     return {begin, begin + Block::rows_of(share, block.model.vocab)};
 }
 
+// What this block scores of a request: tokens, or those of a list.
+struct Choices {
+    uint32_t begin, end;
+    const uint32_t* listed; // null: numbers are tokens
+
+    __device__ __forceinline__ Choices(const Block& block, const OgRequest& request) : listed(nullptr) {
+        if (request.guide == OG_GUIDE_FEW) {
+            const Share share = block.even_share(request.guide_count);
+            begin = share.first;
+            end = share.first + share.count;
+            listed = Guide(block, request).listed;
+        } else {
+            const TokenRange tokens = own_tokens(block);
+            begin = tokens.begin;
+            end = tokens.end;
+        }
+    }
+    __device__ __forceinline__ uint32_t token(uint32_t i) const { return listed == nullptr ? i : listed[i]; }
+};
+
 // One request's logits as sampling sees them.
 struct Scaled {
-    const float* logits; // [vocab]
+    float* logits; // [vocab]; minus infinity where it is masked
     const uint32_t* seen;
     float penalty;
     float temperature;
@@ -87,13 +108,20 @@ __device__ __forceinline__ Keyed block_best(const Block& block, Keyed best) {
 }
 
 // The largest scaled logit of this block's tokens and the lowest token that has it; a key of infinity if some
-// logit is not finite.
-__device__ __forceinline__ Keyed largest(const Block& block, const Scaled& scaled) {
-    const TokenRange tokens = own_tokens(block);
+// logit is not finite. Masks the logits of tokens that the guide does not allow, for all that follows.
+__device__ __forceinline__ Keyed largest(const Block& block, const OgRequest& request, const Scaled& scaled) {
+    const Choices choices(block, request);
+    const Guide guide(block, request);
+    const bool masks = request.guide == OG_GUIDE_MANY;
     Keyed best = no_token();
 #pragma unroll 1
-    for (uint32_t token = tokens.begin + block.thread; token < tokens.end; token += block.threads) {
+    for (uint32_t i = choices.begin + block.thread; i < choices.end; i += block.threads) {
+        const uint32_t token = choices.token(i);
         const bool finite = isfinite(scaled.penalised(token));
+        if (masks && finite && !guide.allows(token)) {
+            scaled.logits[token] = -INFINITY;
+            continue;
+        }
         best.take(finite ? static_cast<double>(scaled(token)) : INFINITY, token);
     }
     return block_best(block, best);
@@ -103,8 +131,20 @@ __device__ __forceinline__ Keyed largest(const Block& block, const Scaled& scale
 template <class Each>
 __device__ __forceinline__ void for_each_draw(const Block& block, uint32_t r, const Scaled& scaled, float cut, Each each) {
     const OgRequest& request = block.shared.control.request[r];
-    const TokenRange tokens = own_tokens(block);
+    const Choices tokens(block, request);
     if (tokens.begin == tokens.end) return;
+    if (tokens.listed != nullptr) {
+#pragma unroll 1
+        for (uint32_t i = tokens.begin + block.thread; i < tokens.end; i += block.threads) {
+            const uint32_t token = tokens.listed[i];
+            uint32_t bits[4];
+            philox(bits, token / 4, request.position, request.sequence, request.seed_low, request.seed_high);
+            const uint32_t even = token % 4 < 2 ? bits[0] : bits[2], odd = token % 4 < 2 ? bits[1] : bits[3];
+            const float logit = scaled(token);
+            if (logit >= cut) each(token, logit, token % 2 == 0 ? even : odd);
+        }
+        return;
+    }
 #pragma unroll 1
     for (uint32_t quad = tokens.begin / 4 + block.thread; quad <= (tokens.end - 1) / 4; quad += block.threads) {
         uint32_t bits[4];
@@ -116,7 +156,7 @@ __device__ __forceinline__ void for_each_draw(const Block& block, uint32_t r, co
             const float logit = scaled(token);
             // Not bits[i]: an array with a variable index would live in memory.
             const uint32_t low = i == 0 ? bits[0] : bits[1], high = i == 2 ? bits[2] : bits[3];
-            if (logit >= cut) each(token, logit, i < 2 ? low : high);
+            if (logit >= cut && logit > -INFINITY) each(token, logit, i < 2 ? low : high);
         }
     }
 }
@@ -153,10 +193,10 @@ PHASE void score_phase() {
     BLOCK_SYNC(); // the logits of this block's tokens
 #pragma unroll 1
     for (uint32_t r = 0; r < block.shared.control.requests; ++r) {
+        if (!is_sampled(block, r)) continue;
         const OgRequest& request = block.shared.control.request[r];
-        if (request.stop != OG_STOP_NONE) continue;
         const Scaled scaled(block, r);
-        const Keyed max = largest(block, scaled);
+        const Keyed max = largest(block, request, scaled);
         const bool finite = max.key < INFINITY;
         Keyed best = max;
         if (request.temperature > 0.0f && block.arguments.select == 0 && finite) {
@@ -173,8 +213,8 @@ PHASE void draw_phase() {
     const Block block;
 #pragma unroll 1
     for (uint32_t r = 0; r < block.shared.control.requests; ++r) {
+        if (!is_sampled(block, r)) continue;
         const OgRequest& request = block.shared.control.request[r];
-        if (request.stop != OG_STOP_NONE) continue;
         OgCandidate candidate = *candidates(block, 0, block.index, r);
         if (request.temperature > 0.0f && candidate.not_finite == 0) {
             const Keyed best = draw(r, block.shared.cut[r], candidate.max);
@@ -191,7 +231,7 @@ PHASE void gather_candidates(uint32_t which) {
     const Block block;
 #pragma unroll 1
     for (uint32_t r = block.warp(); r < block.shared.control.requests; r += block.warps()) {
-        if (block.shared.control.request[r].stop != OG_STOP_NONE) continue;
+        if (!is_sampled(block, r)) continue;
         Keyed best = no_token(), max = no_token();
         uint32_t not_finite = 0;
 #pragma unroll 1

@@ -27,8 +27,9 @@ __device__ __forceinline__ float float_of_key(uint32_t key) {
 
 __device__ __forceinline__ bool filters(const Block& block, Filter filter, uint32_t r) {
     const OgRequest& request = block.shared.control.request[r];
-    if (request.stop != OG_STOP_NONE || request.temperature == 0.0f || block.shared.best[r].not_finite != 0) return false;
-    return filter == FILTER_TOP_K ? request.top_k > 0 && request.top_k < block.model.vocab : request.top_p < 1.0f;
+    if (!is_sampled(block, r) || request.temperature == 0.0f || block.shared.best[r].not_finite != 0) return false;
+    if (filter == FILTER_TOP_P) return request.top_p < 1.0f;
+    return request.top_k > 0 && request.top_k < (request.guide == OG_GUIDE_FEW ? request.guide_count : block.model.vocab);
 }
 
 __device__ __forceinline__ uint64_t* histogram(const Block& block, Filter filter, int pass, uint32_t r) {
@@ -54,7 +55,6 @@ PHASE void count_phase(Filter filter, int pass) {
     uint32_t shift = 32;
 #pragma unroll 1
     for (int p = 0; p <= pass; ++p) shift -= select_bits(p);
-    const TokenRange tokens = own_tokens(block);
 #pragma unroll 1
     for (uint32_t r = 0; r < block.shared.control.requests; ++r) {
         if (!filters(block, filter, r)) continue;
@@ -62,10 +62,11 @@ PHASE void count_phase(Filter filter, int pass) {
         for (uint32_t i = block.thread; i < OG_BUCKETS; i += block.threads) own[i] = 0;
         BLOCK_SYNC();
         const Scaled scaled(block, r);
+        const Choices tokens(block, block.shared.control.request[r]);
         const float max = block.shared.best[r].max;
 #pragma unroll 1
-        for (uint32_t token = tokens.begin + block.thread; token < tokens.end; token += block.threads) {
-            const float logit = scaled(token);
+        for (uint32_t i = tokens.begin + block.thread; i < tokens.end; i += block.threads) {
+            const float logit = scaled(tokens.token(i));
             const uint32_t key = ordered_key(logit);
             if (logit < block.shared.cut[r]) continue;
             if (pass > 0 && key >> (shift + select_bits(pass)) != block.shared.prefix[r]) continue;

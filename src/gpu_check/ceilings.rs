@@ -147,7 +147,7 @@ impl<D: Device> Bench<D> {
     fn new(mut device: D, bytes: u64, blocks: u32) -> Result<Self, DeviceError> {
         // Only the places of the control block, the barrier and a few words are used.
         let config = shapes::config("qwen3-0.6b").expect("a known shape");
-        let state = StateLayout::new(&config, 1, 1, blocks)?;
+        let state = StateLayout::new(&config, 1, 1, blocks, 0)?;
         let Addresses {
             weights,
             state: state_address,

@@ -9,12 +9,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
+use crate::constraint::template::{Segment, Slot, Template};
+use crate::constraint::{Compiler, Source, Tables};
 use crate::engine::cpu::{CpuEngine, CpuOptions, kernels};
 use crate::engine::megakernel::MegakernelOptions;
 use crate::engine::past::ReadPast;
 use crate::engine::reference::{KvPrecision, ReferenceEngine};
 use crate::engine::{DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::config::{Llama3Scaling, Rope};
+use crate::model::tokenizer::Tokenizer;
 use crate::model::{Architecture, ModelConfig, TokenId, Weights, random};
 use crate::sampling::SamplingParams;
 
@@ -88,8 +93,81 @@ pub fn options(sequences: usize) -> MegakernelOptions {
         // Short, so that these few positions are split too.
         split_length: 5,
         watchdog: Duration::from_secs(60),
+        // A few kilobytes each.
+        guide_bytes: Some(1 << 16),
         ..MegakernelOptions::new(CONTEXT, sequences)
     }
+}
+
+/// Tables for models of these shapes: with runs of forced tokens longer than a step takes, states that
+/// allow a few tokens, and states that allow most.
+///
+/// # Panics
+/// Never, as far as the tests of all of them can tell: they are always the same.
+pub fn guides() -> Vec<Arc<Tables>> {
+    let tokenizer = tokenizer();
+    let end = [tokenizer.token_id(END).expect("the last token")];
+    let compiler = Compiler::new(&tokenizer, &end).expect("its own end token");
+    let literal = |text: &str| Segment::Literal(text.into());
+    let slot = |name: &str, regex: &str| {
+        Segment::Slot(Slot {
+            name: name.into(),
+            regex: regex.into(),
+            placeholder: None,
+            joined: false,
+        })
+    };
+    let template = Template::new(vec![
+        literal("the quick brown fox: "),
+        slot("number", r"-?\d{1,2}\.\d{3}"),
+        literal(",<"),
+        slot("word", "[a-z]{0,3}"),
+        literal("> and so on"),
+    ]);
+    let sources = [
+        Source::Template(template.expect("a template")),
+        Source::Regex(r"[a-zA-Z0-9 _.,:<>-]{4,40}".into()),
+        Source::Regex(r"(ab|ba)+c(-?\d{2}[.,]){1,4}".into()),
+    ];
+    let tables = |source| compiler.compile(source).expect("tables").tables;
+    sources.iter().map(tables).collect()
+}
+
+/// The token that ends a text.
+const END: &str = "<end>";
+
+/// A tokenizer of one character a token, and a few longer ones, for the vocabulary of these shapes.
+fn tokenizer() -> Tokenizer {
+    let characters = ('0'..='9').chain('a'..='z').chain('A'..='Z');
+    // Byte-level BPE writes a space as U+0120.
+    let characters = characters.chain("-.,<>:_\u{120}".chars());
+    let mut vocab: Vec<String> = characters.map(String::from).collect();
+    let pairs = [
+        ["a", "b"],
+        ["b", "a"],
+        ["1", "2"],
+        ["0", "0"],
+        ["-", "1"],
+        ["o", "n"],
+    ];
+    vocab.extend(pairs.map(|pair| pair.concat()));
+    let ids = vocab.iter().enumerate();
+    let ids: serde_json::Map<_, _> = ids.map(|(id, text)| (text.clone(), id.into())).collect();
+    let byte_level = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
+    });
+    let end = json!({
+        "id": vocab.len(), "content": END, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    });
+    let file = json!({
+        "version": "1.0", "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
+        "decoder": byte_level, "added_tokens": [end],
+        "model": {"type": "BPE", "vocab": ids, "merges": pairs},
+    });
+    let tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), "the ladder's tokenizer");
+    let rows = shapes()[0].vocab_size;
+    tokenizer.expect("a tokenizer").padded_to(rows)
 }
 
 /// The CPU engine, on kernels that round nothing on the way.

@@ -10,16 +10,18 @@ use std::ops::ControlFlow;
 use bytemuck::bytes_of;
 
 use super::abi::{
-    OG_BARRIER_NONE, OG_MAX_STOP_TOKENS, OG_MODE_DECODE, OG_SELECT_MIN_P, OG_SELECT_TOP_K,
-    OG_SELECT_TOP_P, OG_STATUS_NOT_FINITE, OG_STOP_NONE, OgArguments, OgControl, OgRequest,
-    OgSelect,
+    OG_BARRIER_NONE, OG_GUIDE_FREE, OG_MAX_STOP_TOKENS, OG_MODE_DECODE, OG_SELECT_MIN_P,
+    OG_SELECT_TOP_K, OG_SELECT_TOP_P, OG_STATUS_NOT_FINITE, OG_STOP_NONE, OgArguments, OgControl,
+    OgRequest, OgSelect,
 };
 use super::device::{Device, Launch};
 use super::error::DeviceError;
 use super::mailbox::{Mailbox, RingEntry};
+use super::options::MAX_COLUMNS;
 use super::plan::{self, Pass};
 use super::{MegakernelEngine, Stage, fresh_control};
 use crate::engine::decode_loop::{most_tokens, stop_after};
+use crate::engine::guide::{Cursor, Next};
 use crate::engine::sequences::Sequences;
 use crate::engine::{DecodeRequest, Decoded, EngineError, Finished, StopReason};
 use crate::model::TokenId;
@@ -42,6 +44,8 @@ pub(super) struct Graph<R> {
 /// A request under way.
 struct Running<'a> {
     request: &'a DecodeRequest,
+    /// Where the host is in its guide: where the device is once it has made the tokens that were read.
+    cursor: Cursor<'a>,
     tokens: Vec<TokenId>,
     stop: Option<StopReason>,
     /// Tokens since the ring was last emptied.
@@ -123,15 +127,22 @@ impl Session<'_, '_> {
                 ));
             }
         }
+        if !run.cursor.allows(token) {
+            return Err(format!("token {token}, which the guide does not allow"));
+        }
         run.cache_last(sequences);
         run.tokens.push(token);
         run.in_ring += 1;
+        if !run.cursor.is_free() {
+            run.cursor.advance(token)?;
+        }
         let flow = (self.on_token)(Decoded {
             request: index,
             token,
         });
         let sampled = run.tokens.len();
-        run.stop = stop_after(run.request, token, sampled, flow, sequences, 0);
+        run.stop =
+            stop_after(run.request, token, sampled, flow, sequences, 0).or_else(|| run.complete());
         if run.stop.is_some() {
             self.stop_mask |= 1 << request;
             mailbox.stop(self.stop_mask);
@@ -141,6 +152,11 @@ impl Session<'_, '_> {
 }
 
 impl Running<'_> {
+    /// Whether its guide allows nothing more.
+    fn complete(&self) -> Option<StopReason> {
+        matches!(self.cursor.next(), Next::Nothing).then_some(StopReason::Complete)
+    }
+
     /// Notes that the token sampled last went through the layers.
     fn cache_last(&self, sequences: &mut Sequences) {
         if let Some(&token) = self.tokens.last() {
@@ -161,14 +177,21 @@ impl<D: Device> MegakernelEngine<D> {
         if let Some(found) = stop_tokens.find(|&found| found > most) {
             return Err(EngineError::TooManyStopTokens { found, most });
         }
-        let running = requests.iter().map(|request| Running {
-            request,
-            tokens: Vec::with_capacity(most_tokens(&self.sequences, request)),
-            stop: (request.max_tokens == 0).then_some(StopReason::Length),
-            in_ring: 0,
-        });
+        let mut running = Vec::with_capacity(requests.len());
+        for request in requests {
+            let cursor = Cursor::new(request.guide.as_ref(), self.config.vocab_size);
+            let mut run = Running {
+                request,
+                cursor: cursor.map_err(|reason| EngineError::Guide { reason })?,
+                tokens: Vec::with_capacity(most_tokens(&self.sequences, request)),
+                stop: (request.max_tokens == 0).then_some(StopReason::Length),
+                in_ring: 0,
+            };
+            run.stop = run.stop.or_else(|| run.complete());
+            running.push(run);
+        }
         let mut session = Session {
-            running: running.collect(),
+            running,
             live: Vec::new(),
             on_token,
             stop_mask: 0,
@@ -182,7 +205,7 @@ impl<D: Device> MegakernelEngine<D> {
         let finish = |run: Running| Finished {
             tokens: run.tokens,
             stop: run.stop.expect("the session ends when every request has"),
-            guided: None,
+            guided: run.request.guide.is_some().then_some(run.cursor.guided),
         };
         Ok(session.running.into_iter().map(finish).collect())
     }
@@ -190,9 +213,15 @@ impl<D: Device> MegakernelEngine<D> {
     fn run_session(&mut self, session: &mut Session) -> Result<(), EngineError> {
         let columns = session.live.len();
         let is_separate = self.options.stage.is_separate();
-        let pass = match is_separate {
-            true => self.plan.separate(columns)?,
-            false => self.plan.decode(columns)?,
+        let pass = |columns| match is_separate {
+            true => self.plan.separate(columns),
+            false => self.plan.decode(columns),
+        };
+        let mut guides = session.live.iter().map(|&index| &session.running[index]);
+        let pass = match guides.any(|run| !run.cursor.is_free()) {
+            // Forced tokens fill columns, where the variant has a kernel for them.
+            true => pass(MAX_COLUMNS).or_else(|_| pass(columns))?,
+            false => pass(columns)?,
         };
         let pass = pass.clone();
         self.device.wait()?;
@@ -207,13 +236,16 @@ impl<D: Device> MegakernelEngine<D> {
                 self.write_seen(slot, request.sequence)?;
             }
         }
+        let guide = |&index: &usize| session.running[index].request.guide.as_ref();
+        let guides: Vec<_> = session.live.iter().map(guide).collect();
+        self.place_guides(&guides, &mut control.request)?;
         for &index in &session.live {
             let sequence = session.running[index].request.sequence;
             self.sequences.set_has_logits(sequence, false);
         }
         let arguments = OgArguments {
             // Each pass is followed by a sample, and one sample comes before the first pass.
-            max_steps: (self.options.ring_capacity / columns - 1) as u32,
+            max_steps: (self.options.ring_capacity / columns.max(pass.columns) - 1) as u32,
             select: control.request[..columns]
                 .iter()
                 .fold(0, |bits, r| bits | filters(r)),
@@ -235,7 +267,7 @@ impl<D: Device> MegakernelEngine<D> {
             result?;
             // What a kernel finds after the callback ended all requests is nobody's concern.
             if session.is_finished() {
-                return Ok(());
+                return self.forget_uncached(session);
             }
             // Separate kernels have no end to report, and of what is not finite the control says more.
             let status = self.device.mailbox().report().status;
@@ -245,6 +277,20 @@ impl<D: Device> MegakernelEngine<D> {
             control = self.control_after(session)?;
             is_first = false;
         }
+    }
+
+    /// Of requests with guides, the forced tokens at the end that no kernel ran through the layers.
+    fn forget_uncached(&mut self, session: &Session) -> Result<(), EngineError> {
+        if session.running.iter().all(|run| run.cursor.is_free()) {
+            return Ok(());
+        }
+        let (control, _) = self.read_control()?;
+        for (request, &index) in control.request.iter().zip(&session.live) {
+            let sequence = session.running[index].request.sequence;
+            self.sequences
+                .truncate(sequence, request.position as usize)?;
+        }
+        Ok(())
     }
 
     /// The control as a launch left it, ready for the next.
@@ -415,6 +461,8 @@ fn device_request(request: &DecodeRequest, sequences: &Sequences) -> OgRequest {
         seed_high: (sampling.seed >> 32) as u32,
         stop_tokens: request.stop_tokens.len() as u32,
         stop_token,
+        guide: OG_GUIDE_FREE,
+        ..OgRequest::default()
     }
 }
 

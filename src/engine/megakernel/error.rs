@@ -124,6 +124,17 @@ pub enum DeviceError {
         /// Blocks that can be resident.
         resident: u32,
     },
+    /// Tables of guides that don't fit the memory set aside for them.
+    #[error(
+        "the tables of the constraints take {needed} bytes of device memory, and {room} were set aside; \
+         decode fewer sequences together, or simplify the constraints"
+    )]
+    GuidesTooLarge {
+        /// Bytes that they take.
+        needed: u64,
+        /// Bytes that there are.
+        room: u64,
+    },
     /// The watchdog ended a launch.
     #[error(
         "the launch stalled: block {block} did not reach the barrier after {} of layer {layer} \

@@ -128,8 +128,8 @@ pub struct StateLayout {
 pub const SCRATCH_ROWS: usize = MAX_COLUMNS;
 
 impl StateLayout {
-    /// The layout for `sequences` sequences of up to `context` positions, and grids of up to
-    /// `blocks` blocks.
+    /// The layout for `sequences` sequences of up to `context` positions, grids of up to `blocks`
+    /// blocks, and `guide_bytes` of tables.
     ///
     /// # Errors
     /// More bytes than can be counted.
@@ -138,6 +138,7 @@ impl StateLayout {
         context: usize,
         sequences: usize,
         blocks: u32,
+        guide_bytes: u64,
     ) -> Result<Self, DeviceError> {
         const WHAT: &str = "the KV cache and activations";
         let columns = MAX_COLUMNS as u64;
@@ -200,6 +201,8 @@ impl StateLayout {
                 &[layers, sequences_held, kv_heads, positions, head_dim],
                 BF16,
             )?,
+            guides: take(&[guide_bytes], 1)?,
+            guide_bytes,
             sequences: word(sequences, WHAT)?,
             context: word(context, WHAT)?,
             logits_rows: word(logits_rows, WHAT)?,
@@ -355,7 +358,7 @@ mod tests {
             blocks in 1..300_u32,
         ) {
             let layout =
-                StateLayout::new(&config, context as usize, sequences as usize, blocks).unwrap();
+                StateLayout::new(&config, context as usize, sequences as usize, blocks, 999).unwrap();
             let at = &layout.at;
             let [hidden, intermediate, vocab, heads, kv_heads, head_dim, layers] = [
                 config.hidden_size,
@@ -395,6 +398,7 @@ mod tests {
                 ("histograms", at.histograms, 8 * 2 * 3 * columns * 2048),
                 ("keys", at.keys, cache),
                 ("values", at.values, cache),
+                ("guides", at.guides, 999),
             ];
             let ranges = arrays.map(|(name, begin, bytes)| (name.to_owned(), begin..begin + bytes));
             check_apart(ranges.to_vec(), layout.bytes);
@@ -410,7 +414,7 @@ mod tests {
         let vectors = layout.bytes - rope - parameters;
         // Vectors are f32, which doubles them, and tensors are aligned.
         assert!(vectors < 300_000, "{vectors}");
-        let state = StateLayout::new(&config, 4096, 1, 132).unwrap();
+        let state = StateLayout::new(&config, 4096, 1, 132, 0).unwrap();
         let cache = 4096 * config.kv_bytes_per_position() as u64;
         assert!(
             (cache..cache + 32_000_000).contains(&state.bytes),
@@ -422,7 +426,7 @@ mod tests {
     #[test]
     fn sizes_beyond_64_bits_are_refused() {
         let config = shapes::config("qwen3-32b").unwrap();
-        let error = StateLayout::new(&config, usize::MAX / 8, 8, 1).unwrap_err();
+        let error = StateLayout::new(&config, usize::MAX / 8, 8, 1, 0).unwrap_err();
         assert!(error.to_string().contains("the KV cache"), "{error}");
         let error = WeightLayout::new(&config, usize::MAX).unwrap_err();
         assert!(error.to_string().contains("the weights"), "{error}");

@@ -14,6 +14,7 @@ pub mod abi;
 mod decode;
 pub mod device;
 mod error;
+mod guides;
 pub mod layout;
 pub mod mailbox;
 pub mod options;
@@ -29,6 +30,7 @@ pub use error::{DeviceError, phase_name};
 pub use options::{Barrier, MAX_COLUMNS, MegakernelOptions, Stage, Variant};
 
 use super::decode_loop::{self, Column, Head, Step};
+use super::guide::Guide;
 use super::past::{CachedLayer, CachedPast, FillPast, RandomPast, ReadPast};
 use super::sequences::Sequences;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
@@ -40,6 +42,7 @@ use abi::{
 use bytemuck::{bytes_of, bytes_of_mut, cast_slice, cast_slice_mut};
 use decode::Graph;
 use device::{Addresses, Launch};
+use guides::PlacedGuide;
 use layout::{StateLayout, WeightLayout};
 use plan::{Pass, Plan};
 
@@ -55,6 +58,8 @@ pub struct MegakernelEngine<D: Device> {
     state: StateLayout,
     addresses: Addresses,
     sequences: Sequences,
+    /// The tables that are on the device.
+    guides: Vec<PlacedGuide>,
     /// What the host samples from, where it does: `[sequences][vocabulary]`.
     logits: Vec<f32>,
 }
@@ -80,7 +85,9 @@ impl<D: Device> MegakernelEngine<D> {
         let book = Sequences::new(&config, context, sequences)?;
         let plan = Plan::new(&mut device, &config, &options)?;
         let weight_layout = WeightLayout::new(&config, context)?;
-        let state = StateLayout::new(&config, context, sequences, plan.most_blocks())?;
+        let guide_bytes = options.guide_bytes(config.vocab_size);
+        let blocks = plan.most_blocks();
+        let state = StateLayout::new(&config, context, sequences, blocks, guide_bytes)?;
         let addresses = device.allocate(weight_layout.bytes, state.bytes, options.ring_capacity)?;
         upload::upload(&mut device, weights, &weight_layout, context, progress)?;
         device.wait()?;
@@ -97,6 +104,7 @@ impl<D: Device> MegakernelEngine<D> {
             state,
             addresses,
             sequences: book,
+            guides: Vec::new(),
             graph: None,
         })
     }
@@ -176,7 +184,7 @@ impl<D: Device> MegakernelEngine<D> {
             layer: 0,
             stall_block,
             stall_epoch,
-            padding: 0,
+            step_columns: pass.columns as u32,
         }
     }
 
@@ -292,6 +300,7 @@ impl<D: Device> MegakernelEngine<D> {
             position: (first + index) as u32,
             token,
             logits_row: logits_row(index),
+            few_of: 0,
         };
         let columns: Vec<_> = piece.iter().enumerate().map(column).collect();
         let pass = self.plan.prefill(piece.len())?.clone();
@@ -371,6 +380,7 @@ impl<D: Device> Step for MegakernelEngine<D> {
                     Head::None => OG_NO_LOGITS,
                     Head::Rows(_) | Head::All => sequence,
                 },
+                few_of: 0,
             });
         }
         // Forced runs take more columns than there are requests, for which the variant may have no kernel.
@@ -510,13 +520,16 @@ impl<D: Device> Engine for MegakernelEngine<D> {
             });
         }
         decode_loop::check(&self.sequences, requests)?;
-        let is_free = requests.iter().all(|request| request.guide.is_none());
-        if self.options.stage != Stage::V0 && is_free {
+        // A grammar that the host steps needs the logits there.
+        let is_for_host = |request: &DecodeRequest| matches!(request.guide, Some(Guide::Host(_)));
+        if self.options.stage != Stage::V0 && !requests.iter().any(is_for_host) {
             return self.decode_on_device(requests, on_token);
         }
         if !requests.is_empty() {
             self.plan.decode(requests.len())?;
         }
+        let all_logits = self.sequences.count() * self.config.vocab_size;
+        self.logits.resize(all_logits, 0.0);
         for request in requests {
             self.fetch_logits(request.sequence)?;
         }

@@ -137,6 +137,9 @@ pub struct MegakernelOptions {
     pub watchdog: Duration,
     /// Tokens that one launch can hand to the host.
     pub ring_capacity: usize,
+    /// Device memory for the tables of guides; `None` is enough for as many as decode together, each of
+    /// 1 MiB and two bytes a token.
+    pub guide_bytes: Option<u64>,
     /// For tests: this block never arrives at this epoch (from 1) of a launch.
     pub stall: Option<(u32, u32)>,
 }
@@ -157,8 +160,16 @@ impl MegakernelOptions {
             prefetch: 0,
             watchdog: Duration::from_secs(10),
             ring_capacity: 4096,
+            guide_bytes: None,
             stall: None,
         }
+    }
+
+    /// Device memory for the tables of guides, with a vocabulary of `vocab_size` tokens.
+    pub(super) fn guide_bytes(&self, vocab_size: usize) -> u64 {
+        let each = (1 << 20) + 2 * vocab_size as u64;
+        let count = self.sequences.min(MAX_COLUMNS) as u64;
+        self.guide_bytes.unwrap_or(count * each)
     }
 
     /// # Panics
