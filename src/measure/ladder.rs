@@ -126,8 +126,8 @@ pub fn guides() -> Vec<Arc<Tables>> {
     ]);
     let sources = [
         Source::Template(template.expect("a template")),
+        Source::Regex(r"(ab|ba){1,5}c(-?\d{2}[.,]){1,4}".into()),
         Source::Regex(r"[a-zA-Z0-9 _.,:<>-]{4,40}".into()),
-        Source::Regex(r"(ab|ba)+c(-?\d{2}[.,]){1,4}".into()),
     ];
     let tables = |source| compiler.compile(source).expect("tables").tables;
     sources.iter().map(tables).collect()

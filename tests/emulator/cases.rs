@@ -6,9 +6,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use onegrid::engine::emulated::EmulatedDevice;
+use onegrid::engine::guide::Guide;
 use onegrid::engine::megakernel::abi::OgArguments;
 use onegrid::engine::megakernel::{Barrier, MegakernelEngine, MegakernelOptions, Stage, Variant};
 use onegrid::engine::{DecodeRequest, Engine};
+use onegrid::measure::ladder;
 use onegrid::model::config::Rope;
 use onegrid::model::{Architecture, ModelConfig, TokenId, random};
 use onegrid::sampling::SamplingParams;
@@ -30,6 +32,8 @@ pub struct Case {
     sampling: Vec<SamplingParams>,
     /// Tokens that each of them may take.
     max_tokens: usize,
+    /// Whether each follows a guide, of `ladder::guides` by turns.
+    is_guided: bool,
     recording: OnceLock<Recording>,
 }
 
@@ -93,6 +97,15 @@ fn shared_rows() -> ModelConfig {
     }
 }
 
+/// With the vocabulary of the guides.
+fn guided() -> ModelConfig {
+    ModelConfig {
+        layers: 1,
+        vocab_size: ladder::shapes()[0].vocab_size,
+        ..small()
+    }
+}
+
 fn wide_heads() -> ModelConfig {
     ModelConfig {
         head_dim: 128,
@@ -140,6 +153,7 @@ impl Case {
                 columns: 2,
                 split_length: 2,
                 ring_capacity: 32,
+                guide_bytes: Some(1 << 13),
                 // For ever: sanitizers are slow.
                 watchdog: Duration::ZERO,
                 ..MegakernelOptions::new(CONTEXT, 1)
@@ -150,6 +164,7 @@ impl Case {
             prompts: &[7],
             sampling: vec![greedy()],
             max_tokens: 2,
+            is_guided: false,
             recording: OnceLock::new(),
         }
     }
@@ -180,6 +195,10 @@ impl Case {
         let engine = MegakernelEngine::new(recorder, &weights, options, &mut |_, _| ());
         let mut engine = engine.unwrap();
         engine.poison_uncached().unwrap();
+        let guides = match self.is_guided {
+            true => ladder::guides(),
+            false => Vec::new(),
+        };
         let mut requests = Vec::new();
         for (sequence, &length) in self.prompts.iter().enumerate() {
             let token = |i: usize| ((i * i * 31 + i * 7 + 3) % self.config.vocab_size) as TokenId;
@@ -191,7 +210,9 @@ impl Case {
                 max_tokens: self.max_tokens,
                 sampling: self.sampling[sequence % self.sampling.len()].clone(),
                 stop_tokens: Vec::new(),
-                guide: None,
+                guide: guides
+                    .get(sequence % guides.len().max(1))
+                    .map(|tables| Guide::Tables(tables.clone())),
             });
         }
         let finished = engine.decode(&requests, &mut |_| ControlFlow::Continue(()));
@@ -345,6 +366,29 @@ pub fn all() -> Vec<Case> {
         }
         .called("wide heads"),
     );
+    // A run of forced tokens, a choice among most tokens, one among a few.
+    let two: &[usize] = &[1, 2];
+    for (stage, variant, barrier, columns, prompts) in [
+        (V1, RedundantNorm, Epoch, 8, &[1, 2, 3][..]),
+        (V1, Block0Norm, Cooperative, 2, two),
+        (Launches, RedundantNorm, Cooperative, 8, two),
+    ] {
+        let case = Case::new(guided(), variant, stage, barrier);
+        cases.push(
+            Case {
+                options: MegakernelOptions {
+                    columns,
+                    ..case.options.clone()
+                },
+                prompts,
+                sampling: vec![greedy(), filtered()],
+                max_tokens: 4,
+                is_guided: true,
+                ..case
+            }
+            .called("guided"),
+        );
+    }
     let case = Case::new(small(), RedundantNorm, Launches, Cooperative);
     cases.push(
         Case {

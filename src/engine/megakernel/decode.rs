@@ -17,7 +17,6 @@ use super::abi::{
 use super::device::{Device, Launch};
 use super::error::DeviceError;
 use super::mailbox::{Mailbox, RingEntry};
-use super::options::MAX_COLUMNS;
 use super::plan::{self, Pass};
 use super::{MegakernelEngine, Stage, fresh_control};
 use crate::engine::decode_loop::{most_tokens, stop_after};
@@ -220,7 +219,7 @@ impl<D: Device> MegakernelEngine<D> {
         let mut guides = session.live.iter().map(|&index| &session.running[index]);
         let pass = match guides.any(|run| !run.cursor.is_free()) {
             // Forced tokens fill columns, where the variant has a kernel for them.
-            true => pass(MAX_COLUMNS).or_else(|_| pass(columns))?,
+            true => pass(self.options.columns.max(columns)).or_else(|_| pass(columns))?,
             false => pass(columns)?,
         };
         let pass = pass.clone();

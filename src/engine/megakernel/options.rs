@@ -127,7 +127,7 @@ pub struct MegakernelOptions {
     pub blocks: Option<u32>,
     /// Threads of a block, whole warps; `None` is what the device likes.
     pub threads: Option<u32>,
-    /// Columns of a piece of prefill, at most.
+    /// Tokens of one sequence that a pass takes, at most: a piece of prefill, or of what a guide forces.
     pub columns: usize,
     /// Past positions below which attention is not split further.
     pub split_length: u32,
