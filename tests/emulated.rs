@@ -309,8 +309,13 @@ fn every_stage_follows_guides_to_the_tokens_of_the_cpu() {
     let mut steps = Guided::default();
     for (number, tables) in guides.iter().enumerate() {
         let guide = [Some(Guide::Tables(tables.clone()))];
-        let stages = Stage::ALL.into_iter().enumerate();
-        for ((index, stage), config) in stages.zip(shapes.iter().cycle().skip(number)) {
+        // Each of the other stages meets one of them.
+        let stages = [
+            Stage::V1,
+            [Stage::V0, Stage::Launches, Stage::Graph][number],
+        ];
+        let configs = shapes.iter().cycle().skip(number);
+        for ((index, stage), config) in stages.into_iter().enumerate().zip(configs) {
             // Greedy, sampled from all that is allowed, and with all filters.
             let sampling = &samplings[[0, 2, 5][(index + number) % 3]];
             let expected = decode_guided(&mut cpu(config, 1), &guide, 44, sampling);
@@ -349,7 +354,7 @@ fn every_stage_follows_guides_to_the_tokens_of_the_cpu() {
         ..
     } = steps;
     assert!(
-        forced_tokens > 100 && gathered_steps > 50 && full_steps > 30,
+        forced_tokens > 60 && gathered_steps > 30 && full_steps > 15,
         "{steps:?}"
     );
 }

@@ -153,7 +153,7 @@ impl Case {
                 columns: 2,
                 split_length: 2,
                 ring_capacity: 32,
-                guide_bytes: Some(1 << 13),
+                guide_bytes: Some(1 << 14),
                 // For ever: sanitizers are slow.
                 watchdog: Duration::ZERO,
                 ..MegakernelOptions::new(CONTEXT, 1)
@@ -369,7 +369,7 @@ pub fn all() -> Vec<Case> {
     // A run of forced tokens, a choice among most tokens, one among a few.
     let two: &[usize] = &[1, 2];
     for (stage, variant, barrier, columns, prompts) in [
-        (V1, RedundantNorm, Epoch, 8, &[1, 2, 3][..]),
+        (V1, RedundantNorm, Epoch, 8, &[1, 2, 8][..]),
         (V1, Block0Norm, Cooperative, 2, two),
         (Launches, RedundantNorm, Cooperative, 8, two),
     ] {
