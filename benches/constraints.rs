@@ -47,6 +47,15 @@ fn constraints() -> Vec<(&'static str, Source)> {
             )),
         ),
         ("string of 100", regex(&STRING.replace("*\"", "{0,100}\""))),
+        ("string a", regex(r#""[^"\\]{0,100}""#)),
+        ("string b", regex(r#""[ -!#-\[\]-~]{0,100}""#)),
+        ("string c", regex(r#""[^"\\\x00-\x1f]{0,100}""#)),
+        (
+            "string d",
+            regex(r#""([^"\\\x00-\x1f]|\\["\\/bfnrt]){0,100}""#),
+        ),
+        ("string e", regex(r#""([^"\\]|\\.){0,100}""#)),
+        ("words", regex(r"\w{0,50}")),
         (
             "e-mail",
             regex(

@@ -224,7 +224,7 @@ pub fn compile(
             }),
         });
     }
-    let groups = Groups::new(vocabulary, &dfas, &named, end_tokens);
+    let groups = Groups::new(vocabulary, &dfas, &named, end_tokens)?;
     let ordinary = (0..groups.len() as Group)
         .filter(|&group| {
             let member = groups.members(group).first();
@@ -234,7 +234,6 @@ pub fn compile(
     let search = Search {
         positions,
         until,
-        walks: (dfas.iter()).map(|dfa| vec![None; dfa.states()]).collect(),
         dfas: &dfas,
         groups: &groups,
         ordinary,
@@ -263,8 +262,6 @@ struct Search<'a> {
     groups: &'a Groups,
     /// Groups of ordinary tokens.
     ordinary: Vec<Group>,
-    /// Of each automaton and state: where the groups lead.
-    walks: Vec<Vec<Option<FxHashMap<Group, u32>>>>,
     states: FxHashMap<Place, u32>,
     places: Vec<Place>,
     draft: Draft,
@@ -344,15 +341,15 @@ impl Search<'_> {
     }
 
     /// The state of the run's automaton after a token of `group`.
-    fn read(&mut self, place: Place, group: Group) -> u32 {
+    fn read(&self, place: Place, group: Group) -> u32 {
         let Some(number) = self.until[place.run].filter(|_| place.state != Dfa::DEAD) else {
             return Dfa::DEAD;
         };
-        let walk = self.walks[number][place.state as usize].get_or_insert_with(|| {
-            let walked = self.groups.walk(&self.dfas[number], place.state);
-            walked.into_iter().collect()
-        });
-        walk.get(&group).copied().unwrap_or(Dfa::DEAD)
+        let walk = self.groups.walk(number, place.state);
+        match walk.binary_search_by_key(&group, |&(group, _)| group) {
+            Ok(found) => walk[found].1,
+            Err(_) => Dfa::DEAD,
+        }
     }
 
     /// Where one more token leads, in a run of `count` positions whose automaton is in `state`

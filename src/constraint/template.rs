@@ -189,7 +189,7 @@ mod tests {
     fn what_is_no_template_is_refused_by_name() {
         for (json, expected) in [
             ("[]", "the template is empty"),
-            ("{", "EOF"),
+            ("{", "expected a sequence"),
             (r#"[{"literal": "a", "extra": 1}]"#, "unknown field `extra`"),
             (
                 r#"[{"literal": "a", "regex": "b"}]"#,
