@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_can_not_be_written_costs_only_time() {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = NamedTempFile::new().unwrap();
         let tokenizer = test_vocabulary::demo();
         let compiler = Compiler::new(&tokenizer, &[])
             .unwrap()
