@@ -51,7 +51,7 @@ pub struct Positions {
 #[serde(untagged)]
 pub enum Run {
     /// Tokens that are forced.
-    Copy(Copy),
+    Copy(Copied),
     /// Tokens that are free.
     Free(Free),
 }
@@ -59,7 +59,7 @@ pub enum Run {
 /// Positions whose tokens are given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Copy {
+pub struct Copied {
     /// A token for each position.
     #[serde(rename = "copy")]
     pub tokens: Vec<TokenId>,
@@ -134,7 +134,7 @@ impl Positions {
         let spell = |text: &str| literal::spell(tokenizer, vocabulary.bytes(), text);
         let runs = (template.segments().iter())
             .map(|segment| match segment {
-                Segment::Literal(text) => Ok(Run::Copy(Copy {
+                Segment::Literal(text) => Ok(Run::Copy(Copied {
                     tokens: spell(text)?,
                 })),
                 Segment::Slot(slot) => match &slot.placeholder {
@@ -306,7 +306,7 @@ impl Search<'_> {
             return Ok(Vec::new());
         };
         let free = match run {
-            Run::Copy(Copy { tokens }) => {
+            Run::Copy(Copied { tokens }) => {
                 let group = self.groups.group_of(tokens[place.done]);
                 let next = self.after(place, tokens.len(), Dfa::DEAD);
                 return Ok(vec![(group, self.state_of(next)?)]);

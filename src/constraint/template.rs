@@ -35,7 +35,8 @@ pub enum Segment {
 pub struct Slot {
     /// Its name, which no other slot has.
     pub name: String,
-    /// What it matches, whole. Where it could both end and go on, both are allowed.
+    /// What it matches, whole and as if nothing stood around it. Where it could both end and go
+    /// on, both are allowed.
     pub regex: String,
     /// A text of typical length that stands for it in a mask by position.
     pub placeholder: Option<String>,

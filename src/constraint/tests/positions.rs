@@ -1,7 +1,7 @@
 //! Masks by position.
 
 use super::*;
-use crate::constraint::position::{Copy, Free, Positions, Run};
+use crate::constraint::position::{Copied, Free, Positions, Run};
 
 #[test]
 fn position_masks_count_tokens_and_truncation_ends_a_run_that_is_complete() {
@@ -32,7 +32,7 @@ fn position_masks_count_tokens_and_truncation_ends_a_run_that_is_complete() {
     };
     assert!(until.is_some());
     let runs = vec![
-        Run::Copy(Copy {
+        Run::Copy(Copied {
             tokens: vec![token("<")],
         }),
         Run::Free(Free {
@@ -41,7 +41,7 @@ fn position_masks_count_tokens_and_truncation_ends_a_run_that_is_complete() {
             blocked: Some(vec![token("a")]),
             until: until.clone(),
         }),
-        Run::Copy(Copy {
+        Run::Copy(Copied {
             tokens: vec![token(">")],
         }),
     ];
