@@ -19,7 +19,7 @@ mod qwen3;
 /// Rows of Qwen3's embedding.
 const ROWS: usize = 151_936;
 
-/// Ibuprofen's skeleton with more on it: 25 heavy atoms.
+/// 25 heavy atoms.
 const MOLECULE: &str = "CC(C)Cc1ccc(cc1)C(C)C(=O)NCc1ccc(F)c(OC)c1";
 
 fn constraints() -> Vec<(&'static str, Source)> {
@@ -46,7 +46,12 @@ fn constraints() -> Vec<(&'static str, Source)> {
                 r#"\{{"name": {STRING}, "age": (0|[1-9][0-9]*)\}}"#
             )),
         ),
-        ("string of 100", regex(&STRING.replace("*\"", "{0,100}\""))),
+        (
+            "string of 100, escapes",
+            regex(&STRING.replace("*\"", "{0,100}\"")),
+        ),
+        ("string of 100, ASCII", regex(r#""[ -!#-\[\]-~]{0,100}""#)),
+        ("string of 100, plain", regex(r#""[^"\\\x00-\x1f]{0,100}""#)),
         (
             "e-mail",
             regex(

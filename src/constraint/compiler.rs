@@ -89,7 +89,7 @@ impl Default for Limits {
         Self {
             states: 1 << 16,
             table_bytes: 16 << 20,
-            automaton_bytes: 32 << 20,
+            automaton_bytes: 16 << 20,
         }
     }
 }

@@ -1,12 +1,14 @@
-//! Tokens that no automaton of a constraint tells apart, and a trie of them.
+//! Tokens that no automaton of a constraint tells apart.
 //!
-//! Bytes that all automata treat alike are one class (every letter in a JSON string, say), so two
-//! tokens whose bytes are of the same classes, one by one, lead from every state to the same state.
-//! They are one group. A vocabulary of 150,000 tokens is a few thousand groups, or a dozen, and
-//! walking their trie from a state costs as much less than walking the vocabulary's.
+//! What a token's bytes do to the automata is a function from states to states. Of the 150,000
+//! tokens of a vocabulary most do what another one does (in a JSON string, any three letters lead
+//! three characters on), so there are a dozen functions, or a few hundred: those are the groups.
+//! They are found in one walk of the vocabulary's trie, in which a byte after a function makes
+//! another function, and is looked up if it was met before.
 
 use rustc_hash::FxHashMap;
 
+use super::error::{ConstraintError, Found};
 use super::regex::Dfa;
 use super::vocabulary::Vocabulary;
 use crate::model::TokenId;
@@ -22,16 +24,12 @@ pub struct Groups {
     /// Group g has `members[starts[g]..starts[g + 1]]`, ascending.
     starts: Vec<u32>,
     members: Vec<TokenId>,
-    /// Of each node, in preorder: a byte of the class that leads to it, ...
-    bytes: Vec<u8>,
-    /// ... how many lead to it, less one, ...
-    depths: Vec<u16>,
-    /// ... the first node after its subtree, ...
-    ends: Vec<u32>,
-    /// ... and where its groups begin in `listed`.
-    firsts: Vec<u32>,
-    listed: Vec<Group>,
+    /// Of each state of each automaton: the groups that it can read, and where they lead.
+    walks: Vec<Vec<Vec<(Group, u32)>>>,
 }
+
+/// Pairs of states that all functions of a constraint may have together, 8 bytes each.
+const MOST_PAIRS: usize = 16 << 20;
 
 impl Groups {
     /// No group: added tokens that nothing names, end tokens, padding.
@@ -41,15 +39,33 @@ impl Groups {
 
     /// Groups the tokens of `vocabulary` by what `dfas` make of them. Each of `alone` becomes a
     /// group of its own, added tokens too; those of `excluded` are in no group.
+    ///
+    /// # Errors
+    /// If the tokens do more different things to the automata than fit in memory.
     pub fn new(
         vocabulary: &Vocabulary,
         dfas: &[Dfa],
         alone: &[TokenId],
         excluded: &[TokenId],
-    ) -> Self {
+    ) -> Result<Self, ConstraintError> {
         let mut building = Building::new(vocabulary, alone, excluded);
-        building.add_tokens(vocabulary, &ByteClasses::of(dfas));
-        building.finish()
+        let mut functions = Functions::new(dfas);
+        let mut path = vec![Functions::IDENTITY];
+        let mut node = 0;
+        while node < vocabulary.nodes() {
+            path.truncate(vocabulary.depth(node) + 1);
+            let function = functions.then(path[path.len() - 1], vocabulary.byte(node))?;
+            if function == Functions::NOWHERE {
+                node = vocabulary.end(node);
+                continue;
+            }
+            path.push(function);
+            for &token in vocabulary.ending_at(node) {
+                building.add(token, function);
+            }
+            node += 1;
+        }
+        Ok(building.finish(&functions, dfas))
     }
 
     /// How many groups there are.
@@ -72,31 +88,106 @@ impl Groups {
         &self.members[self.starts[group] as usize..self.starts[group + 1] as usize]
     }
 
-    /// The groups that can be read from `state`, and the states that they lead to.
-    pub fn walk(&self, dfa: &Dfa, state: u32) -> Vec<(Group, u32)> {
-        let mut reached = Vec::new();
-        // The states on the way to the node at hand; the deepest node decides how many.
-        let deepest = self
-            .depths
-            .iter()
-            .max()
-            .map_or(0, |&depth| usize::from(depth) + 1);
-        let mut path = vec![Dfa::DEAD; deepest + 1];
-        path[0] = state;
-        let mut node = 0;
-        while node < self.bytes.len() {
-            let depth = usize::from(self.depths[node]);
-            let next = dfa.next(path[depth], self.bytes[node]);
-            if next == Dfa::DEAD {
-                node = self.ends[node] as usize;
-                continue;
-            }
-            path[depth + 1] = next;
-            let groups = self.firsts[node] as usize..self.firsts[node + 1] as usize;
-            reached.extend(self.listed[groups].iter().map(|&group| (group, next)));
-            node += 1;
+    /// The groups that can be read from a state of automaton number `dfa`, and the states that
+    /// they lead to, by group.
+    pub fn walk(&self, dfa: usize, state: u32) -> &[(Group, u32)] {
+        &self.walks[dfa][state as usize]
+    }
+}
+
+/// What strings of bytes do to all states of all automata.
+///
+/// The states of all automata are numbered one after the other. A function is a list of pairs
+/// (from, to) by `from`; states that it leads nowhere are left out, so that large automata, of
+/// which a string can be read from a small part, cost little.
+struct Functions<'a> {
+    dfas: &'a [Dfa],
+    /// The first number of each automaton's states.
+    offsets: Vec<u32>,
+    classes: ByteClasses,
+    lists: Vec<Vec<(u32, u32)>>,
+    numbers: FxHashMap<Vec<(u32, u32)>, u32>,
+    /// What a byte of each class makes of each function, as far as it is known:
+    /// `[functions][classes]`.
+    known: Vec<Option<u32>>,
+    pairs: usize,
+}
+
+impl<'a> Functions<'a> {
+    /// Leads nowhere from any state.
+    const NOWHERE: u32 = 0;
+    /// Leads from every state to itself: no bytes at all.
+    const IDENTITY: u32 = 1;
+
+    fn new(dfas: &'a [Dfa]) -> Self {
+        let mut states = 0;
+        let mut offsets = Vec::with_capacity(dfas.len());
+        let mut identity = Vec::new();
+        for dfa in dfas {
+            offsets.push(states);
+            identity.extend((1..dfa.states() as u32).map(|state| (states + state, states + state)));
+            states += dfa.states() as u32;
         }
-        reached
+        let mut functions = Self {
+            dfas,
+            offsets,
+            classes: ByteClasses::of(dfas),
+            lists: Vec::new(),
+            numbers: FxHashMap::default(),
+            known: Vec::new(),
+            pairs: 0,
+        };
+        functions.number(Vec::new());
+        functions.lists.push(identity);
+        functions.known.resize(2 * functions.classes.count, None);
+        functions
+    }
+
+    /// The number of a function, which is new or not.
+    fn number(&mut self, list: Vec<(u32, u32)>) -> u32 {
+        if let Some(&number) = self.numbers.get(&list) {
+            return number;
+        }
+        let number = self.lists.len() as u32;
+        self.pairs += list.len();
+        self.lists.push(list.clone());
+        self.numbers.insert(list, number);
+        self.known
+            .resize(self.lists.len() * self.classes.count, None);
+        number
+    }
+
+    /// What `function` and then `byte` do.
+    fn then(&mut self, function: u32, byte: u8) -> Result<u32, ConstraintError> {
+        let Some(class) = self.classes.of[usize::from(byte)] else {
+            return Ok(Self::NOWHERE);
+        };
+        let place = function as usize * self.classes.count + usize::from(class);
+        if let Some(known) = self.known[place] {
+            return Ok(known);
+        }
+        let mut list = Vec::new();
+        let mut dfa = 0;
+        for &(from, to) in &self.lists[function as usize] {
+            // A state leads to states of its own automaton, and the list is in their order.
+            while self.offsets.get(dfa + 1).is_some_and(|&next| next <= from) {
+                dfa += 1;
+            }
+            let next = self.dfas[dfa].next(to - self.offsets[dfa], byte);
+            if next != Dfa::DEAD {
+                list.push((from, self.offsets[dfa] + next));
+            }
+        }
+        if self.pairs + list.len() > MOST_PAIRS {
+            return Err(ConstraintError::TooLarge {
+                what: "pairs of states to tell tokens apart (simpler regexes need fewer)",
+                found: Found::MoreThan(MOST_PAIRS),
+                limit: MOST_PAIRS,
+            });
+        }
+        let number = self.number(list);
+        self.known[place] = Some(number);
+        Ok(number)
     }
 }
 
@@ -104,15 +195,14 @@ impl Groups {
 struct ByteClasses {
     /// The class of each byte: `None` if it leads nowhere in any automaton.
     of: [Option<u8>; 256],
+    count: usize,
 }
 
 impl ByteClasses {
     fn of(dfas: &[Dfa]) -> Self {
         let mut of = [None; 256];
         let mut seen: FxHashMap<Vec<u8>, u8> = FxHashMap::default();
-        let live: Vec<Vec<bool>> = (dfas.iter())
-            .map(|dfa| (0..=u8::MAX).map(|byte| dfa.is_live(byte)).collect())
-            .collect();
+        let live: Vec<[bool; 256]> = dfas.iter().map(Dfa::live_bytes).collect();
         for (byte, class) in of.iter_mut().enumerate() {
             if live.iter().any(|live| live[byte]) {
                 let classes = dfas.iter().map(|dfa| dfa.class_of()[byte]).collect();
@@ -121,36 +211,21 @@ impl ByteClasses {
                 *class = Some(*seen.entry(classes).or_insert(next as u8));
             }
         }
-        Self { of }
+        let count = seen.len();
+        Self { of, count }
     }
 }
 
-/// The groups and their trie while they grow.
+/// The groups while they grow.
 struct Building {
     group_of: Vec<Group>,
-    groups: u32,
     /// Whether a token is to be a group of its own.
     alone: Vec<bool>,
-    nodes: Vec<Node>,
-    /// Children by parent and class.
-    children: FxHashMap<(u32, u8), u32>,
-    /// Groups by the node that they end at.
-    ending: Vec<(u32, Group)>,
+    /// Of each group: its function.
+    functions: Vec<u32>,
+    /// The group of each function, of the tokens that don't stand alone.
+    shared: FxHashMap<u32, Group>,
 }
-
-#[derive(Clone, Copy)]
-struct Node {
-    /// Any byte of the class that leads here.
-    byte: u8,
-    /// The group of the tokens that end here and don't stand alone.
-    group: Group,
-    first_child: u32,
-    next_sibling: u32,
-}
-
-/// No node.
-const NOTHING: u32 = u32::MAX;
-const ROOT: u32 = 0;
 
 impl Building {
     fn new(vocabulary: &Vocabulary, alone: &[TokenId], excluded: &[TokenId]) -> Self {
@@ -163,149 +238,75 @@ impl Building {
             group_of[token as usize] = Groups::NONE;
         }
         let mut stands_alone = vec![false; tokens];
-        let mut groups = Groups::REST + 1;
+        let mut functions = vec![Functions::NOWHERE];
         for &token in alone {
             if !std::mem::replace(&mut stands_alone[token as usize], true) {
-                group_of[token as usize] = groups;
-                groups += 1;
+                group_of[token as usize] = functions.len() as Group;
+                functions.push(Functions::NOWHERE);
             }
         }
-        let mut building = Self {
+        Self {
             group_of,
-            groups,
             alone: stands_alone,
-            nodes: Vec::new(),
-            children: FxHashMap::default(),
-            ending: Vec::new(),
-        };
-        building.add_node(0);
-        building
-    }
-
-    fn add_node(&mut self, byte: u8) -> u32 {
-        self.nodes.push(Node {
-            byte,
-            group: Groups::NONE,
-            first_child: NOTHING,
-            next_sibling: NOTHING,
-        });
-        self.nodes.len() as u32 - 1
-    }
-
-    /// Adds every token all of whose bytes have a class.
-    fn add_tokens(&mut self, vocabulary: &Vocabulary, classes: &ByteClasses) {
-        let mut path = vec![ROOT];
-        let mut node = 0;
-        while node < vocabulary.nodes() {
-            let byte = vocabulary.byte(node);
-            let Some(class) = classes.of[usize::from(byte)] else {
-                node = vocabulary.end(node);
-                continue;
-            };
-            path.truncate(vocabulary.depth(node) + 1);
-            let child = self.child(path[path.len() - 1], class, byte);
-            path.push(child);
-            for &token in vocabulary.ending_at(node) {
-                self.end_token(token, child);
-            }
-            node += 1;
+            functions,
+            shared: FxHashMap::default(),
         }
     }
 
-    fn child(&mut self, parent: u32, class: u8, byte: u8) -> u32 {
-        if let Some(&child) = self.children.get(&(parent, class)) {
-            return child;
-        }
-        let child = self.add_node(byte);
-        self.children.insert((parent, class), child);
-        let parent = &mut self.nodes[parent as usize];
-        let sibling = std::mem::replace(&mut parent.first_child, child);
-        self.nodes[child as usize].next_sibling = sibling;
-        child
-    }
-
-    fn end_token(&mut self, token: TokenId, node: u32) {
+    fn add(&mut self, token: TokenId, function: u32) {
         let group = &mut self.group_of[token as usize];
         if self.alone[token as usize] {
-            self.ending.push((node, *group));
+            self.functions[*group as usize] = function;
         } else if *group != Groups::NONE {
-            let shared = &mut self.nodes[node as usize].group;
-            if *shared == Groups::NONE {
-                *shared = self.groups;
-                self.groups += 1;
-                self.ending.push((node, *shared));
-            }
-            *group = *shared;
+            *group = *self.shared.entry(function).or_insert_with(|| {
+                self.functions.push(function);
+                self.functions.len() as Group - 1
+            });
         }
     }
 
-    fn finish(mut self) -> Groups {
-        self.ending.sort_unstable();
-        let mut groups = Groups {
-            starts: vec![0; self.groups as usize + 1],
-            members: Vec::new(),
-            bytes: Vec::with_capacity(self.nodes.len()),
-            depths: Vec::with_capacity(self.nodes.len()),
-            ends: vec![0; self.nodes.len() - 1],
-            firsts: Vec::with_capacity(self.nodes.len()),
-            listed: Vec::with_capacity(self.ending.len()),
-            group_of: Vec::new(),
-        };
-        self.flatten(&mut groups);
+    fn finish(self, functions: &Functions<'_>, dfas: &[Dfa]) -> Groups {
+        let mut walks: Vec<Vec<Vec<(Group, u32)>>> = (dfas.iter())
+            .map(|dfa| vec![Vec::new(); dfa.states()])
+            .collect();
+        for (group, &function) in self.functions.iter().enumerate() {
+            let mut dfa = 0;
+            for &(from, to) in &functions.lists[function as usize] {
+                while functions
+                    .offsets
+                    .get(dfa + 1)
+                    .is_some_and(|&next| next <= from)
+                {
+                    dfa += 1;
+                }
+                let offset = functions.offsets[dfa];
+                walks[dfa][(from - offset) as usize].push((group as Group, to - offset));
+            }
+        }
         // A counting sort by group, which leaves the members ascending.
-        for &group in self.group_of.iter().filter(|&&group| group != Groups::NONE) {
-            groups.starts[group as usize + 1] += 1;
+        let mut starts = vec![0; self.functions.len() + 1];
+        let grouped = |group: &&Group| **group != Groups::NONE;
+        for &group in self.group_of.iter().filter(grouped) {
+            starts[group as usize + 1] += 1;
         }
-        for group in 0..self.groups as usize {
-            groups.starts[group + 1] += groups.starts[group];
+        for group in 0..self.functions.len() {
+            starts[group + 1] += starts[group];
         }
-        let mut places = groups.starts.clone();
-        groups.members = vec![0; *places.last().expect("never empty") as usize];
+        let mut places = starts.clone();
+        let mut members = vec![0; *starts.last().expect("never empty") as usize];
         for (token, &group) in self.group_of.iter().enumerate() {
             if group != Groups::NONE {
                 let place = &mut places[group as usize];
-                groups.members[*place as usize] = token as TokenId;
+                members[*place as usize] = token as TokenId;
                 *place += 1;
             }
         }
-        groups.group_of = self.group_of;
-        groups
-    }
-
-    /// Lays the nodes down in preorder, without the root.
-    fn flatten(&self, groups: &mut Groups) {
-        // The nodes to come with their depths, and the places whose subtrees are not over.
-        let mut stack = vec![(self.nodes[ROOT as usize].first_child, 0_u16)];
-        let mut open: Vec<usize> = Vec::new();
-        while let Some((node, depth)) = stack.pop() {
-            if node == NOTHING {
-                continue;
-            }
-            let Node {
-                byte,
-                first_child,
-                next_sibling,
-                ..
-            } = self.nodes[node as usize];
-            for place in open.drain(usize::from(depth)..) {
-                groups.ends[place] = groups.bytes.len() as u32;
-            }
-            open.push(groups.bytes.len());
-            groups.bytes.push(byte);
-            groups.depths.push(depth);
-            groups.firsts.push(groups.listed.len() as u32);
-            let ending = self.ending.partition_point(|&(at, _)| at < node);
-            let here = self.ending[ending..]
-                .iter()
-                .take_while(|&&(at, _)| at == node);
-            groups.listed.extend(here.map(|&(_, group)| group));
-            stack.push((next_sibling, depth));
-            stack.push((first_child, depth + 1));
+        Groups {
+            group_of: self.group_of,
+            starts,
+            members,
+            walks,
         }
-        for place in open {
-            groups.ends[place] = groups.bytes.len() as u32;
-        }
-        groups.firsts.push(groups.listed.len() as u32);
     }
 }
 
@@ -324,10 +325,11 @@ mod tests {
         let vocabulary = Vocabulary::of(&tokenizer).unwrap();
         let dfas = [dfa("[a-c]*1(é|<)?"), dfa(r"\d+[a-z]{2}")];
         let alone = [vocabulary.tokens()[3], tokenizer.token_id("12").unwrap()];
-        let groups = Groups::new(&vocabulary, &dfas, &alone, &[]);
-        for dfa in &dfas {
+        let groups = Groups::new(&vocabulary, &dfas, &alone, &[]).unwrap();
+        for (number, dfa) in dfas.iter().enumerate() {
             for state in 1..dfa.states() as u32 {
-                let walked: FxHashMap<Group, u32> = groups.walk(dfa, state).into_iter().collect();
+                let walked: FxHashMap<Group, u32> =
+                    groups.walk(number, state).iter().copied().collect();
                 for &token in vocabulary.tokens() {
                     let next = dfa.read(state, vocabulary.bytes().get(token));
                     let walked = walked.get(&groups.group_of(token)).copied();
@@ -346,7 +348,7 @@ mod tests {
         let vocabulary = Vocabulary::of(&tokenizer).unwrap();
         let excluded = [vocabulary.tokens()[7]];
         let added = tokenizer.token_id("[SMILES]").unwrap();
-        let groups = Groups::new(&vocabulary, &[dfa("[a-z]+")], &[added], &excluded);
+        let groups = Groups::new(&vocabulary, &[dfa("[a-z]+")], &[added], &excluded).unwrap();
         let mut all: Vec<TokenId> = (0..groups.len() as Group)
             .flat_map(|group| groups.members(group))
             .copied()

@@ -92,8 +92,8 @@ mod tests {
         let error = spelled(&test_vocabulary::demo(), "na e\u{301}s").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the literal \"na e\u{301}s\" can't be spelled with this tokenizer: \"e\u{301}s\" is lost \
-             or changed, its tokens read \"na \u{e9}s\""
+            "the literal \"na e\\u{301}s\" can't be spelled with this tokenizer: \"e\\u{301}s\" is \
+             lost or changed, its tokens read \"na \u{e9}s\""
         );
     }
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::error::ConstraintError;
 use super::template::{Segment, Slot, Template};
 
-/// A coordinate: four decimals, in angstrom.
-pub const COORDINATE: &str = r"-?\d+\.\d{4}";
+/// A coordinate: four decimals, in angstrom. (`\d` would be any script's digits.)
+pub const COORDINATE: &str = r"-?[0-9]+\.[0-9]{4}";
 /// What stands for a coordinate in a mask by position.
 const PLACEHOLDER: &str = "0.0000";
 const OPEN: &str = "[CONFORMER]";

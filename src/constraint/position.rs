@@ -51,7 +51,7 @@ pub struct Positions {
 #[serde(untagged)]
 pub enum Run {
     /// Tokens that are forced.
-    Copy(Copy),
+    Copy(Copied),
     /// Tokens that are free.
     Free(Free),
 }
@@ -59,7 +59,7 @@ pub enum Run {
 /// Positions whose tokens are given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Copy {
+pub struct Copied {
     /// A token for each position.
     #[serde(rename = "copy")]
     pub tokens: Vec<TokenId>,
@@ -134,7 +134,7 @@ impl Positions {
         let spell = |text: &str| literal::spell(tokenizer, vocabulary.bytes(), text);
         let runs = (template.segments().iter())
             .map(|segment| match segment {
-                Segment::Literal(text) => Ok(Run::Copy(Copy {
+                Segment::Literal(text) => Ok(Run::Copy(Copied {
                     tokens: spell(text)?,
                 })),
                 Segment::Slot(slot) => match &slot.placeholder {
@@ -224,7 +224,7 @@ pub fn compile(
             }),
         });
     }
-    let groups = Groups::new(vocabulary, &dfas, &named, end_tokens);
+    let groups = Groups::new(vocabulary, &dfas, &named, end_tokens)?;
     let ordinary = (0..groups.len() as Group)
         .filter(|&group| {
             let member = groups.members(group).first();
@@ -234,7 +234,6 @@ pub fn compile(
     let search = Search {
         positions,
         until,
-        walks: (dfas.iter()).map(|dfa| vec![None; dfa.states()]).collect(),
         dfas: &dfas,
         groups: &groups,
         ordinary,
@@ -263,8 +262,6 @@ struct Search<'a> {
     groups: &'a Groups,
     /// Groups of ordinary tokens.
     ordinary: Vec<Group>,
-    /// Of each automaton and state: where the groups lead.
-    walks: Vec<Vec<Option<FxHashMap<Group, u32>>>>,
     states: FxHashMap<Place, u32>,
     places: Vec<Place>,
     draft: Draft,
@@ -309,7 +306,7 @@ impl Search<'_> {
             return Ok(Vec::new());
         };
         let free = match run {
-            Run::Copy(Copy { tokens }) => {
+            Run::Copy(Copied { tokens }) => {
                 let group = self.groups.group_of(tokens[place.done]);
                 let next = self.after(place, tokens.len(), Dfa::DEAD);
                 return Ok(vec![(group, self.state_of(next)?)]);
@@ -344,15 +341,15 @@ impl Search<'_> {
     }
 
     /// The state of the run's automaton after a token of `group`.
-    fn read(&mut self, place: Place, group: Group) -> u32 {
+    fn read(&self, place: Place, group: Group) -> u32 {
         let Some(number) = self.until[place.run].filter(|_| place.state != Dfa::DEAD) else {
             return Dfa::DEAD;
         };
-        let walk = self.walks[number][place.state as usize].get_or_insert_with(|| {
-            let walked = self.groups.walk(&self.dfas[number], place.state);
-            walked.into_iter().collect()
-        });
-        walk.get(&group).copied().unwrap_or(Dfa::DEAD)
+        let walk = self.groups.walk(number, place.state);
+        match walk.binary_search_by_key(&group, |&(group, _)| group) {
+            Ok(found) => walk[found].1,
+            Err(_) => Dfa::DEAD,
+        }
     }
 
     /// Where one more token leads, in a run of `count` positions whose automaton is in `state`

@@ -125,9 +125,15 @@ impl Dfa {
         &self.class_of
     }
 
-    /// Whether a byte leads anywhere from any state.
-    pub fn is_live(&self, byte: u8) -> bool {
-        (0..self.states() as u32).any(|state| self.next(state, byte) != Self::DEAD)
+    /// Whether each byte leads anywhere from any state.
+    pub fn live_bytes(&self) -> [bool; 256] {
+        let mut live_classes = vec![false; self.classes];
+        for row in self.next.chunks_exact(self.classes) {
+            for (live, &next) in live_classes.iter_mut().zip(row) {
+                *live |= next != Self::DEAD;
+            }
+        }
+        self.class_of.map(|class| live_classes[usize::from(class)])
     }
 
     /// The states that `dfa` reaches, in the order in which they are found.

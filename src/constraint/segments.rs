@@ -96,10 +96,9 @@ pub fn compile(
             Part::Slot(_) => Vec::new(),
         })
         .collect();
-    let groups = Groups::new(vocabulary, &dfas, &alone, end_tokens);
+    let groups = Groups::new(vocabulary, &dfas, &alone, end_tokens)?;
     let search = Search {
         parts: &parts,
-        walks: (dfas.iter()).map(|dfa| vec![None; dfa.states()]).collect(),
         dfas: &dfas,
         groups: &groups,
         states: FxHashMap::default(),
@@ -147,8 +146,6 @@ struct Search<'a> {
     parts: &'a [Part],
     dfas: &'a [Dfa],
     groups: &'a Groups,
-    /// Of each automaton and state: where the groups lead. Slots of the same regex share them.
-    walks: Vec<Vec<Option<Vec<(Group, u32)>>>>,
     /// The state of each set of places.
     states: FxHashMap<Vec<Place>, u32>,
     /// The state of each place that a token led to alone.
@@ -246,7 +243,7 @@ impl Search<'_> {
     }
 
     /// Where tokens lead from `place`.
-    fn leave(&mut self, place: Place, reached: &mut Vec<(Group, Place)>) {
+    fn leave(&self, place: Place, reached: &mut Vec<(Group, Place)>) {
         let Place { segment, at } = place;
         match self.parts.get(segment as usize) {
             None => {}
@@ -267,12 +264,8 @@ impl Search<'_> {
                 }
             }
             Some(&Part::Slot(number)) => {
-                let walk = self.walks[number][at as usize]
-                    .get_or_insert_with(|| self.groups.walk(&self.dfas[number], at));
-                reached.extend(
-                    walk.iter()
-                        .map(|&(group, at)| (group, Place { segment, at })),
-                );
+                let walk = self.groups.walk(number, at).iter();
+                reached.extend(walk.map(|&(group, at)| (group, Place { segment, at })));
             }
         }
     }

@@ -35,7 +35,8 @@ pub enum Segment {
 pub struct Slot {
     /// Its name, which no other slot has.
     pub name: String,
-    /// What it matches, whole. Where it could both end and go on, both are allowed.
+    /// What it matches, whole and as if nothing stood around it. Where it could both end and go
+    /// on, both are allowed.
     pub regex: String,
     /// A text of typical length that stands for it in a mask by position.
     pub placeholder: Option<String>,
@@ -189,7 +190,7 @@ mod tests {
     fn what_is_no_template_is_refused_by_name() {
         for (json, expected) in [
             ("[]", "the template is empty"),
-            ("{", "EOF"),
+            ("{", "expected a sequence"),
             (r#"[{"literal": "a", "extra": 1}]"#, "unknown field `extra`"),
             (
                 r#"[{"literal": "a", "regex": "b"}]"#,

@@ -52,6 +52,20 @@ pub fn byte_level(longer: &[&str]) -> Tokenizer {
     }))
 }
 
+/// Byte-level BPE of these printable texts and nothing else.
+pub fn only(texts: &[&str]) -> Tokenizer {
+    let vocab: serde_json::Map<_, _> = (texts.iter().enumerate())
+        .map(|(id, &text)| (text.to_owned(), json!(id)))
+        .collect();
+    let split = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+        "use_regex": false});
+    tokenizer(json!({
+        "version": "1.0", "normalizer": null, "pre_tokenizer": split, "post_processor": null,
+        "decoder": split, "added_tokens": [special("<end>", texts.len())],
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    }))
+}
+
 /// Llama 2's style: `<unk>`, `<s>`, `</s>`, 256 byte tokens, then `pieces`, in which U+2581 is a
 /// space. A text gets a space in front.
 pub fn sentence_piece(pieces: &[&str]) -> Tokenizer {

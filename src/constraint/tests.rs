@@ -1,1 +1,0 @@
-//! Compiled tables against the regex crate.
