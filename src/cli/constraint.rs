@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use super::WrongUse;
 use crate::constraint::cache::Cache;
 use crate::constraint::json_schema::JsonSchema;
 use crate::constraint::molecule::Molecule;
@@ -54,7 +55,7 @@ pub struct ConstraintArgs {
     position_mask: Option<PathBuf>,
 
     /// End a free run of the position mask when it is complete
-    #[arg(long, requires = "position_mask")]
+    #[arg(long)]
     truncate: bool,
 }
 
@@ -79,6 +80,11 @@ impl ConstraintArgs {
     /// # Errors
     /// A file that can't be read or is not what its flag expects.
     pub fn read(&self) -> anyhow::Result<Option<Wanted>> {
+        // clap's `requires` is silent where another constraint excludes what is required.
+        if self.truncate && self.position_mask.is_none() {
+            let message = "--truncate ends the free runs of a --position-mask, and none is given";
+            return Err(WrongUse(message.into()).into());
+        }
         let given = |flag: &str, source| {
             let from = flag.to_owned();
             let said = Said::Source(source);
