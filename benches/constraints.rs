@@ -90,7 +90,7 @@ fn compile(criterion: &mut Criterion) {
     );
     for (name, source) in constraints() {
         let constraint = compiler.compile(&source).unwrap();
-        let tables = &constraint.tables;
+        let tables = constraint.tables().unwrap();
         let kinds = |kind: u32| (tables.state_rows().iter().filter(|row| row.kind == kind)).count();
         println!(
             "{name:<24} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9.2}",
@@ -115,8 +115,9 @@ fn compile(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("step");
     for (name, source) in constraints() {
-        let tables = compiler.compile(&source).unwrap().tables;
-        let path = path(&tables);
+        let constraint = compiler.compile(&source).unwrap();
+        let tables = constraint.tables().unwrap();
+        let path = path(tables);
         let mut steps = path.iter().cycle();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {

@@ -35,6 +35,7 @@ fn answer(engine: &mut dyn Engine, prompt: &[u32]) -> Completion {
         max_tokens: 5,
         sampling: &sampling,
         stop_tokens: &[],
+        constraint: None,
     };
     complete(engine, &request, &|| false, &mut |_| {
         ControlFlow::Continue(())
@@ -86,6 +87,7 @@ fn an_interrupted_prompt_says_nothing() {
         max_tokens: 5,
         sampling: &sampling,
         stop_tokens: &[],
+        constraint: None,
     };
     let on_token = &mut |_| -> ControlFlow<()> { panic!("no token is to be made") };
     let completion = complete(&mut engine, &request, &|| true, on_token).unwrap();

@@ -10,14 +10,17 @@ use rustyline::error::ReadlineError;
 use serde_json::Value;
 
 use super::Outcome;
+use super::constraint::ConstraintArgs;
 use super::load::LoadedModel;
 use super::options::{EngineArgs, ModelArgs, SamplingArgs};
 use super::output::{Output, TextFormat, TextOutputArgs};
 use super::streaming::write_completion;
+use crate::constraint::Constraint;
 use crate::engine::{Engine, StopReason};
 use crate::model::TokenId;
 use crate::model::tokenizer::Tokenizer;
 use crate::sampling::SamplingParams;
+use crate::text::budget;
 use crate::text::completion::CompletionRequest;
 use crate::text::conversation::Conversation;
 
@@ -59,6 +62,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    constraint: ConstraintArgs,
+    #[command(flatten)]
     output: TextOutputArgs,
 }
 
@@ -67,6 +72,7 @@ pub struct ChatArgs {
 /// # Errors
 /// Whatever keeps the conversation from beginning or going on.
 pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
+    let wanted = args.constraint.read()?;
     let tools = args.tools.as_deref().map(read_tools).transpose()?;
     let LoadedModel {
         name,
@@ -90,10 +96,19 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
     if let Some(system) = &args.system {
         conversation.push("system", system);
     }
+    let constraint = wanted.map(|wanted| {
+        let (rows, stop_tokens) = (weights.config.vocab_size, &defaults.stop_tokens);
+        (args.constraint).compile(&wanted, Some(&tokenizer), rows, stop_tokens)
+    });
+    let constraint = constraint.transpose()?;
+    let max_tokens = args.max_tokens.map_or(context, NonZeroUsize::get);
+    let shortest = constraint.as_ref().map_or(0, Constraint::shortest);
+    budget::check_shortest(shortest, max_tokens)?;
     let mut chat = Chat {
+        constraint,
         sampling: args.sampling.choice().resolve(&defaults)?,
         stop_tokens: defaults.stop_tokens,
-        max_tokens: args.max_tokens.map_or(context, NonZeroUsize::get),
+        max_tokens,
         format: args.output.format,
         output: args.output.open()?,
         engine: args.engine.engine(weights, context, 1)?,
@@ -134,6 +149,7 @@ struct Chat<'m> {
     engine: Box<dyn Engine>,
     sampling: SamplingParams,
     stop_tokens: Vec<TokenId>,
+    constraint: Option<Constraint>,
     max_tokens: usize,
     max_positions: usize,
     format: TextFormat,
@@ -155,6 +171,7 @@ impl Chat<'_> {
             max_tokens: self.max_tokens,
             sampling: &self.sampling,
             stop_tokens: &self.stop_tokens,
+            constraint: self.constraint.as_ref(),
         };
         let (completion, text) = write_completion(
             &mut *self.engine,

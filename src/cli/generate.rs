@@ -5,11 +5,13 @@ use std::num::NonZeroUsize;
 use anyhow::anyhow;
 use clap::Args;
 
+use super::constraint::ConstraintArgs;
 use super::load::LoadedModel;
 use super::options::{EngineArgs, ModelArgs, SamplingArgs, token_id};
 use super::output::TextOutputArgs;
 use super::streaming::{read_stdin, write_completion};
 use super::{Outcome, WrongUse};
+use crate::constraint::Constraint;
 use crate::engine::StopReason;
 use crate::model::TokenId;
 use crate::model::tokenizer::{Tokenizer, TokenizerError};
@@ -20,7 +22,9 @@ use crate::text::completion::CompletionRequest;
 ///
 /// The prompt is taken as it is, without a chat template. With --format json the result is one
 /// object with `text`, `tokens`, `stop` (eos, length, context, or stopped after Ctrl-C) and `stats`
-/// (prompt_tokens, new_tokens, first_token_ms, tokens_per_second).
+/// (prompt_tokens, new_tokens, first_token_ms, tokens_per_second). With a constraint `stop` may be
+/// complete, and there is a `constraint` (kind, path, states, classes, table_bytes, compile_ms,
+/// forced_tokens, gathered_steps, full_steps, complete).
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
     /// The text to continue; without it standard input is read, up to its last line end
@@ -47,6 +51,8 @@ pub struct GenerateArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    constraint: ConstraintArgs,
+    #[command(flatten)]
     output: TextOutputArgs,
 }
 
@@ -55,6 +61,7 @@ pub struct GenerateArgs {
 /// # Errors
 /// Whatever keeps the text from being made.
 pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
+    let wanted = args.constraint.read()?;
     let given = match (&args.prompt, &args.prompt_tokens) {
         (Some(text), _) => Prompt::Text(text.clone()),
         (None, Some(tokens)) => Prompt::Tokens(tokens.clone()),
@@ -78,12 +85,6 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     for flag in choice.without_effect(&sampling) {
         eprintln!("note: {flag} has no effect on greedy decoding; give a --temperature above 0");
     }
-    let budget = Budget::of(
-        prompt.len(),
-        args.max_tokens.map(NonZeroUsize::get),
-        args.engine.context.map(NonZeroUsize::get),
-        weights.config.max_positions,
-    )?;
     if tokenizer.is_none() {
         eprintln!("note: {name} has no tokenizer, so these are token ids; see --tokenizer");
     }
@@ -92,12 +93,25 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     } else {
         defaults.stop_tokens
     };
+    let constraint = wanted.map(|wanted| {
+        let rows = weights.config.vocab_size;
+        (args.constraint).compile(&wanted, tokenizer.as_ref(), rows, &stop_tokens)
+    });
+    let constraint = constraint.transpose()?;
+    let budget = Budget::of(
+        prompt.len(),
+        args.max_tokens.map(NonZeroUsize::get),
+        args.engine.context.map(NonZeroUsize::get),
+        weights.config.max_positions,
+        constraint.as_ref().map_or(0, Constraint::shortest),
+    )?;
     let mut engine = args.engine.engine(weights, budget.context, 1)?;
     let request = CompletionRequest {
         prompt: &prompt,
         max_tokens: budget.max_tokens,
         sampling: &sampling,
         stop_tokens: &stop_tokens,
+        constraint: constraint.as_ref(),
     };
     let mut output = args.output.open()?;
     let (completion, _) = write_completion(

@@ -1,6 +1,7 @@
 //! The command line: a file for each subcommand, and no logic of their own.
 //!
 //! - [`options`]: the flags that several commands share
+//! - [`constraint`]: those that say what a text must follow
 //! - [`load`]: the model that those flags name
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
@@ -14,6 +15,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod constraint;
 pub mod generate;
 pub mod gpu_check;
 pub mod inspect;

@@ -139,8 +139,23 @@ fn note_stats(completion: &Completion) {
     let first = stats
         .first_token_ms
         .map_or(String::new(), |ms| format!(", first after {ms:.0} ms"));
+    let constraint = (completion.constraint.as_ref()).map_or(String::new(), |followed| {
+        format!(
+            "; {} on the {}: {} forced, {} gathered, {} full, {}",
+            followed.kind,
+            followed.path,
+            followed.forced_tokens,
+            followed.gathered_steps,
+            followed.full_steps,
+            if followed.complete {
+                "complete"
+            } else {
+                "cut short"
+            }
+        )
+    });
     eprintln!(
-        "[{} + {} tokens{first}{speed}; {}]",
+        "[{} + {} tokens{first}{speed}; {}{constraint}]",
         stats.prompt_tokens, stats.new_tokens, completion.stop
     );
 }

@@ -58,6 +58,21 @@ impl Cache {
         }
     }
 
+    /// The folder of a user: `$ONEGRID_CACHE/constraints`, else `onegrid/constraints` in the folder
+    /// for caches, `$XDG_CACHE_HOME` or `~/.cache`. `None` for users who have no home.
+    pub fn default_folder(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+        let variable = |name: &str| {
+            let value = variable(name).filter(|value| !value.is_empty());
+            value.map(PathBuf::from)
+        };
+        let own = variable("ONEGRID_CACHE").or_else(|| {
+            let caches = variable("XDG_CACHE_HOME");
+            let caches = caches.or_else(|| Some(std::env::home_dir()?.join(".cache")));
+            caches.map(|caches| caches.join("onegrid"))
+        });
+        own.map(|own| own.join("constraints"))
+    }
+
     /// Where the tables of `key` are, or would be.
     pub fn path(&self, key: Key) -> PathBuf {
         self.folder.join(format!("{:032x}.{EXTENSION}", key.0))
@@ -240,7 +255,7 @@ mod tests {
         let compiler = Compiler::new(&tokenizer, &[263]).unwrap();
         let source = Source::Regex(r"-?\d+\.\d{4}|[^x]{1,3}".into());
         let compiled = compiler.compile(&source).unwrap();
-        Tables::clone(&compiled.tables)
+        Tables::clone(compiled.tables().unwrap())
     });
 
     /// A file whose header was changed and whose checksum is right.
@@ -332,6 +347,26 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_is_where_the_environment_says() {
+        let folder = |set: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = set.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            Cache::default_folder(variable).unwrap()
+        };
+        let xdg = ("XDG_CACHE_HOME", "/x");
+        let is = |folder: PathBuf, expected: &str| assert_eq!(folder, PathBuf::from(expected));
+        is(folder(&[xdg]), "/x/onegrid/constraints");
+        is(folder(&[xdg, ("ONEGRID_CACHE", "/o")]), "/o/constraints");
+        is(
+            folder(&[xdg, ("ONEGRID_CACHE", "")]),
+            "/x/onegrid/constraints",
+        );
+        assert!(folder(&[]).ends_with(".cache/onegrid/constraints"));
+    }
+
+    #[test]
     fn a_damaged_file_is_compiled_again_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("not/there/yet");
@@ -344,8 +379,8 @@ mod tests {
         assert_eq!(first.cache, CacheUse::Written);
         let again = compile("[a-c]+", &[263]);
         assert_eq!(
-            (again.cache, again.tables),
-            (CacheUse::Read, first.tables.clone())
+            (&again.cache, again.tables()),
+            (&CacheUse::Read, first.tables())
         );
         // Other end tokens and another constraint are other tables.
         assert_eq!(compile("[a-c]+", &[264]).cache, CacheUse::Written);
@@ -360,7 +395,10 @@ mod tests {
         }
         assert_eq!(compile("[a-c]+", &[263]).cache, CacheUse::Written);
         let again = compile("[a-c]+", &[263]);
-        assert_eq!((again.cache, again.tables), (CacheUse::Read, first.tables));
+        assert_eq!(
+            (&again.cache, again.tables()),
+            (&CacheUse::Read, first.tables())
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use super::cache::{Cache, Key};
 use super::error::ConstraintError;
+use super::grammar::Grammar;
+use super::guide::Guide;
+use super::json_schema::{JsonSchema, Reduced};
 use super::molecule::Molecule;
 use super::position::{self, Positions};
 use super::segments;
@@ -46,6 +49,18 @@ impl Kind {
             Kind::Lark => "Lark grammar",
         }
     }
+
+    /// Its name in JSON results: one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Regex => "regex",
+            Kind::Template => "template",
+            Kind::Molecule => "molecule",
+            Kind::Position => "position",
+            Kind::JsonSchema => "json_schema",
+            Kind::Lark => "lark",
+        }
+    }
 }
 
 /// What a constraint says.
@@ -59,6 +74,10 @@ pub enum Source {
     Molecule(Molecule),
     /// A mask by position.
     Position(Positions),
+    /// A JSON schema: tables if it is regular, else a grammar.
+    JsonSchema(JsonSchema),
+    /// A grammar in llguidance's dialect of Lark.
+    Lark(String),
 }
 
 impl Source {
@@ -69,6 +88,8 @@ impl Source {
             Source::Template(_) => Kind::Template,
             Source::Molecule(_) => Kind::Molecule,
             Source::Position(_) => Kind::Position,
+            Source::JsonSchema(_) => Kind::JsonSchema,
+            Source::Lark(_) => Kind::Lark,
         }
     }
 }
@@ -99,13 +120,29 @@ impl Default for Limits {
 pub struct Constraint {
     /// What kind it is.
     pub kind: Kind,
-    /// Its tables.
-    pub tables: Arc<Tables>,
-    /// How long they took, in milliseconds: to compile, or to read if they were in the cache. The
+    /// Its tables, or a grammar that the host steps.
+    pub guide: Guide,
+    /// How long it took, in milliseconds: to compile, or to read if tables were in the cache. The
     /// vocabulary's trie, which a compiler builds once, is not counted.
     pub compile_ms: f64,
     /// What the cache had to do with it.
     pub cache: CacheUse,
+}
+
+impl Constraint {
+    /// The fewest tokens of a text that satisfies it, one that ends it not counted; 0 for a grammar,
+    /// of which that is not known.
+    pub fn shortest(&self) -> usize {
+        self.tables().map_or(0, |tables| tables.shortest())
+    }
+
+    /// Its tables; `None` if it is a grammar.
+    pub fn tables(&self) -> Option<&Arc<Tables>> {
+        match &self.guide {
+            Guide::Tables(tables) => Some(tables),
+            Guide::Host(_) => None,
+        }
+    }
 }
 
 /// What the cache on disk had to do with a constraint.
@@ -124,7 +161,10 @@ pub enum CacheUse {
 /// Compiles constraints for a tokenizer.
 #[derive(Debug)]
 pub struct Compiler<'t> {
-    tokenizer: &'t Tokenizer,
+    /// `None` for a model of token ids without text.
+    tokenizer: Option<&'t Tokenizer>,
+    /// Rows of the model's embedding.
+    rows: usize,
     vocabulary: OnceLock<Vocabulary>,
     end_tokens: Vec<TokenId>,
     limits: Limits,
@@ -139,10 +179,28 @@ impl<'t> Compiler<'t> {
     /// # Errors
     /// An end token that the tokenizer does not have.
     pub fn new(tokenizer: &'t Tokenizer, end_tokens: &[TokenId]) -> Result<Self, ConstraintError> {
+        let rows = tokenizer.vocab_size();
+        Self::of(Some(tokenizer), rows, tokenizer.own_size(), end_tokens)
+    }
+
+    /// A compiler for a model of `rows` tokens that have no text: masks by position are all that it
+    /// compiles.
+    ///
+    /// # Errors
+    /// An end token that the model does not have.
+    pub fn without_tokenizer(rows: usize, end_tokens: &[TokenId]) -> Result<Self, ConstraintError> {
+        Self::of(None, rows, rows, end_tokens)
+    }
+
+    fn of(
+        tokenizer: Option<&'t Tokenizer>,
+        rows: usize,
+        own: usize,
+        end_tokens: &[TokenId],
+    ) -> Result<Self, ConstraintError> {
         let mut ends = Vec::new();
         for &token in end_tokens {
-            if token as usize >= tokenizer.own_size() {
-                let own = tokenizer.own_size();
+            if token as usize >= own {
                 let reason = format!("is to end a text, but the tokenizer has {own} tokens");
                 return Err(ConstraintError::Token { token, reason });
             }
@@ -152,6 +210,7 @@ impl<'t> Compiler<'t> {
         }
         Ok(Self {
             tokenizer,
+            rows,
             vocabulary: OnceLock::new(),
             end_tokens: ends,
             limits: Limits::default(),
@@ -177,7 +236,10 @@ impl<'t> Compiler<'t> {
     /// A tokenizer whose spelling is not known.
     pub fn vocabulary(&self) -> Result<&Vocabulary, ConstraintError> {
         if self.vocabulary.get().is_none() {
-            let built = Vocabulary::of(self.tokenizer)?;
+            let built = match self.tokenizer {
+                Some(tokenizer) => Vocabulary::of(tokenizer)?,
+                None => Vocabulary::without_text(self.rows),
+            };
             // Another thread may have been faster with the same trie.
             let _ = self.vocabulary.set(built);
         }
@@ -193,7 +255,8 @@ impl<'t> Compiler<'t> {
         template: &Template,
         truncate: bool,
     ) -> Result<Positions, ConstraintError> {
-        Positions::from_template(template, self.tokenizer, self.vocabulary()?, truncate)
+        let tokenizer = self.demand_tokenizer(Kind::Template.name())?;
+        Positions::from_template(template, tokenizer, self.vocabulary()?, truncate)
     }
 
     /// Compiles `source`, or reads its tables from the cache.
@@ -202,9 +265,9 @@ impl<'t> Compiler<'t> {
     /// What is wrong with the constraint, or the limit that it exceeds.
     pub fn compile(&self, source: &Source) -> Result<Constraint, ConstraintError> {
         let kind = source.kind();
-        let made = |tables, started: Instant, cache| Constraint {
+        let made = |guide, started: Instant, cache| Constraint {
             kind,
-            tables: Arc::new(tables),
+            guide,
             compile_ms: started.elapsed().as_secs_f64() * 1e3,
             cache,
         };
@@ -212,18 +275,23 @@ impl<'t> Compiler<'t> {
         let kept = (self.cache.as_ref()).map(|cache| (cache, self.key(source)));
         if let Some((cache, key)) = kept
             && let Some(tables) = cache.read(key)
-            && tables.vocab_size() == self.tokenizer.vocab_size()
+            && tables.vocab_size() == self.rows
             && tables.bytes() <= self.limits.table_bytes
             && tables.states() <= self.limits.states
         {
-            return Ok(made(tables, started, CacheUse::Read));
+            return Ok(made(
+                Guide::Tables(Arc::new(tables)),
+                started,
+                CacheUse::Read,
+            ));
         }
         let vocabulary = self.vocabulary()?;
         let started = Instant::now();
-        let tables = self.build(source, vocabulary)?;
-        let mut constraint = made(tables, started, CacheUse::Off);
-        if let Some((cache, key)) = kept {
-            constraint.cache = match cache.write(key, &constraint.tables) {
+        let guide = self.build(source, vocabulary)?;
+        let mut constraint = made(guide, started, CacheUse::Off);
+        // A grammar is not kept: parsing it again is all there is to it.
+        if let (Some((cache, key)), Guide::Tables(tables)) = (kept, &constraint.guide) {
+            constraint.cache = match cache.write(key, tables) {
                 Ok(()) => CacheUse::Written,
                 Err(error) => CacheUse::NotWritten(error.to_string()),
             };
@@ -231,18 +299,22 @@ impl<'t> Compiler<'t> {
         Ok(constraint)
     }
 
-    fn build(&self, source: &Source, vocabulary: &Vocabulary) -> Result<Tables, ConstraintError> {
+    fn build(&self, source: &Source, vocabulary: &Vocabulary) -> Result<Guide, ConstraintError> {
+        if !matches!(source, Source::Position(_)) {
+            self.demand_tokenizer(source.kind().name())?;
+        }
         let template = |template: &Template| {
             segments::compile(
                 template,
                 source.kind().name(),
-                self.tokenizer,
+                self.demand_tokenizer(source.kind().name())?,
                 vocabulary,
                 &self.end_tokens,
                 self.limits,
             )
         };
-        match source {
+        let grammar = |grammar: Grammar| Ok(Guide::Host(Arc::new(grammar)));
+        let tables = match source {
             Source::Regex(pattern) => template(&Template::of_regex(pattern)),
             Source::Template(source) => template(source),
             Source::Molecule(molecule) => template(&molecule.template()),
@@ -253,15 +325,35 @@ impl<'t> Compiler<'t> {
                 &self.end_tokens,
                 self.limits,
             ),
-        }
+            Source::JsonSchema(schema) => {
+                let on_host = || Grammar::of_json_schema(schema, vocabulary, &self.end_tokens);
+                match schema.reduce() {
+                    Reduced::Template(reduced) => match template(&reduced) {
+                        // A grammar is made as it is needed, and may be as large as it likes.
+                        Err(ConstraintError::TooLarge { .. }) => return grammar(on_host()?),
+                        tables => tables,
+                    },
+                    Reduced::NotRegular => return grammar(on_host()?),
+                }
+            }
+            Source::Lark(text) => {
+                return grammar(Grammar::of_lark(text, vocabulary, &self.end_tokens)?);
+            }
+        };
+        Ok(Guide::Tables(Arc::new(tables?)))
+    }
+
+    fn demand_tokenizer(&self, what: &str) -> Result<&'t Tokenizer, ConstraintError> {
+        let what = what.to_owned();
+        self.tokenizer.ok_or(ConstraintError::NoTokenizer { what })
     }
 
     /// All that the tables depend on.
     fn key(&self, source: &Source) -> Key {
         let source = serde_json::to_vec(source).expect("strings and numbers");
         Key::of(
-            self.tokenizer.fingerprint(),
-            self.tokenizer.vocab_size(),
+            self.tokenizer.map_or(0, Tokenizer::fingerprint),
+            self.rows,
             &self.end_tokens,
             &source,
         )

@@ -96,6 +96,27 @@ pub enum ConstraintError {
         /// What is wrong, and where.
         reason: String,
     },
+    /// A text that is no JSON schema, or one with keywords that nothing here understands.
+    #[error("the JSON schema can't be followed: {reason}")]
+    JsonSchema {
+        /// What is wrong with it, keywords by name.
+        reason: String,
+    },
+    /// A text that is no Lark grammar.
+    #[error("the Lark grammar is not valid: {reason}")]
+    Lark {
+        /// The parser's own message, with the place.
+        reason: String,
+    },
+    /// A model that has token ids and no text.
+    #[error(
+        "the {what} needs a tokenizer, and the model has none; lend it one with --tokenizer PATH. \
+         Only a position mask of token ids without \"until\" needs none"
+    )]
+    NoTokenizer {
+        /// "regex", "regex of run 1", ...
+        what: String,
+    },
     /// A token that the tokenizer does not have, or that may not stand there.
     #[error("token {token} {reason}")]
     Token {

@@ -12,6 +12,9 @@
 //! - [`template`]: literal runs and slots; [`molecule`]: the template of a molecule
 //! - [`position`]: a mask by position
 //! - `literal`, `segments`, `draft`: from those to the tables
+//! - [`json_schema`]: the schemas that are regular, as templates
+//! - [`grammar`]: what no finite automaton follows, stepped on the host
+//! - [`guide`]: tables or a grammar, as decoders take them
 //! - [`cache`]: compiled tables on disk
 //! - [`error`]: what can be wrong with a constraint
 
@@ -19,7 +22,10 @@ pub mod cache;
 mod compiler;
 mod draft;
 pub mod error;
+pub mod grammar;
 mod groups;
+pub mod guide;
+pub mod json_schema;
 mod literal;
 pub mod molecule;
 pub mod position;
@@ -35,4 +41,5 @@ pub mod vocabulary;
 
 pub use compiler::{CacheUse, Compiler, Constraint, Kind, Limits, Source};
 pub use error::ConstraintError;
+pub use guide::{Guide, HostGrammar, HostWalk};
 pub use tables::{Allowed, StateId, StateRow, Tables};

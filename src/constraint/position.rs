@@ -156,6 +156,12 @@ impl Positions {
         Self::new(runs, truncate)
     }
 
+    /// Lets free runs with `until` end when they are complete, whatever the file says.
+    pub fn with_truncation(mut self) -> Self {
+        self.truncate = true;
+        self
+    }
+
     /// Its runs.
     pub fn runs(&self) -> &[Run] {
         &self.runs
@@ -217,6 +223,9 @@ pub fn compile(
                 Some(&number) => number,
                 None => {
                     let what = format!("regex of run {}", index + 1);
+                    if !vocabulary.has_text() {
+                        return Err(ConstraintError::NoTokenizer { what });
+                    }
                     dfas.push(Dfa::new(pattern, &what, limits.automaton_bytes)?);
                     numbers.insert(pattern, dfas.len() - 1);
                     dfas.len() - 1

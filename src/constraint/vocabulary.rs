@@ -14,6 +14,8 @@ pub struct Vocabulary {
     bytes: TokenBytes,
     /// Rows of the model's embedding.
     rows: usize,
+    /// Whether `bytes` are text.
+    text: bool,
     /// Of each node: the byte that leads to it.
     node_bytes: Vec<u8>,
     /// Of each node: how many bytes lead to it, less one.
@@ -40,17 +42,38 @@ impl Vocabulary {
             })
             .collect();
         tokens.sort_unstable_by(|&a, &b| (bytes.get(a).cmp(bytes.get(b))).then(a.cmp(&b)));
+        let mut trie = Self::empty(bytes, tokenizer.vocab_size());
+        trie.fill(tokens);
+        Ok(trie)
+    }
+
+    /// The vocabulary of a model whose `rows` tokens have no text. Each is told from the others by
+    /// its number, and none is read.
+    pub fn without_text(rows: usize) -> Self {
         let mut trie = Self {
-            rows: tokenizer.vocab_size(),
+            text: false,
+            ..Self::empty(TokenBytes::of_numbers(rows), rows)
+        };
+        trie.fill((0..rows as TokenId).collect());
+        trie
+    }
+
+    fn empty(bytes: TokenBytes, rows: usize) -> Self {
+        Self {
+            rows,
+            text: true,
             node_bytes: Vec::new(),
             depths: Vec::new(),
             ends: Vec::new(),
             firsts: Vec::new(),
             tokens: Vec::new(),
             bytes,
-        };
-        trie.fill(tokens);
-        Ok(trie)
+        }
+    }
+
+    /// Whether the tokens stand for text.
+    pub fn has_text(&self) -> bool {
+        self.text
     }
 
     /// `sorted`: by bytes.

@@ -55,6 +55,18 @@ impl TokenBytes {
         Ok(all)
     }
 
+    /// `count` tokens without text, each with its number in place of it, the highest byte first.
+    pub fn of_numbers(count: usize) -> Self {
+        let numbers = 0..count as TokenId;
+        Self {
+            bytes: numbers.flat_map(TokenId::to_be_bytes).collect(),
+            starts: (0..=count as u32)
+                .map(|token| token * size_of::<TokenId>() as u32)
+                .collect(),
+            added: vec![false; count],
+        }
+    }
+
     /// How many tokens there are: one more than the largest id.
     pub fn len(&self) -> usize {
         self.added.len()

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::constraint::{Constraint, Guide};
+use crate::engine::guide::Guided;
 use crate::engine::{DecodeRequest, Engine, EngineError, StopReason};
 use crate::model::TokenId;
 use crate::sampling::SamplingParams;
@@ -23,6 +25,8 @@ pub struct CompletionRequest<'a> {
     pub sampling: &'a SamplingParams,
     /// Tokens that end the continuation.
     pub stop_tokens: &'a [TokenId],
+    /// What the continuation must follow.
+    pub constraint: Option<&'a Constraint>,
 }
 
 /// A continuation. The names of the JSON fields are a contract.
@@ -32,10 +36,62 @@ pub struct Completion {
     pub text: Option<String>,
     /// The tokens, one that ended it included.
     pub tokens: Vec<TokenId>,
-    /// `eos`, `length`, `context`, or `stopped` where the user interrupted it.
+    /// `eos`, `length`, `context`, `complete` where a constraint allows nothing more, or `stopped`
+    /// where the user interrupted it.
     pub stop: &'static str,
     /// Counts and times.
     pub stats: CompletionStats,
+    /// What was followed, if anything was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<Followed>,
+}
+
+/// A constraint and what it had to do with a continuation. The names of the JSON fields are a
+/// contract.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Followed {
+    /// `regex`, `template`, `molecule`, `position`, `json_schema` or `lark`.
+    pub kind: &'static str,
+    /// `device` for tables, which every device can step by itself; `host` for a grammar that is
+    /// stepped on the host, with a mask for each token.
+    pub path: &'static str,
+    /// States of the tables.
+    pub states: Option<usize>,
+    /// Classes that the tokens fall into.
+    pub classes: Option<usize>,
+    /// Bytes of the tables.
+    pub table_bytes: Option<usize>,
+    /// Milliseconds to compile the constraint, or to read its tables from the cache.
+    pub compile_ms: f64,
+    /// Tokens that left no choice, so that the model was not asked.
+    pub forced_tokens: usize,
+    /// Tokens chosen among a few, whose rows of the head alone were computed.
+    pub gathered_steps: usize,
+    /// Tokens chosen with the whole head.
+    pub full_steps: usize,
+    /// Whether the text is a whole match, not cut short.
+    pub complete: bool,
+}
+
+impl Followed {
+    fn new(constraint: &Constraint, guided: Guided) -> Self {
+        let tables = constraint.tables();
+        Self {
+            kind: constraint.kind.word(),
+            path: match constraint.guide {
+                Guide::Tables(_) => "device",
+                Guide::Host(_) => "host",
+            },
+            states: tables.map(|tables| tables.states()),
+            classes: tables.map(|tables| tables.classes()),
+            table_bytes: tables.map(|tables| tables.bytes()),
+            compile_ms: constraint.compile_ms,
+            forced_tokens: guided.forced_tokens,
+            gathered_steps: guided.gathered_steps,
+            full_steps: guided.full_steps,
+            complete: guided.complete,
+        }
+    }
 }
 
 /// Counts and times of a continuation. The names of the JSON fields are a contract.
@@ -71,22 +127,22 @@ pub fn complete(
     engine.truncate(SEQUENCE, kept)?;
     engine.prefill(SEQUENCE, &prompt[kept..], &mut |_| flow(interrupted()))?;
     let mut times = Times::default();
-    let (tokens, stop) = if engine.cached(SEQUENCE).len() < prompt.len() || interrupted() {
-        (Vec::new(), StopReason::Callback)
+    let (tokens, stop, guided) = if engine.cached(SEQUENCE).len() < prompt.len() || interrupted() {
+        (Vec::new(), StopReason::Callback, None)
     } else {
         let decode = DecodeRequest {
             sequence: SEQUENCE,
             max_tokens: request.max_tokens,
             sampling: request.sampling.clone(),
             stop_tokens: request.stop_tokens.to_vec(),
-            guide: None,
+            guide: request.constraint.map(|followed| followed.guide.clone()),
         };
         let mut finished = engine.decode(&[decode], &mut |decoded| {
             times.tick();
             on_token(decoded.token)
         })?;
         let finished = finished.pop().expect("one request, one end");
-        (finished.tokens, finished.stop)
+        (finished.tokens, finished.stop, finished.guided)
     };
     Ok(Completion {
         text: None,
@@ -97,6 +153,8 @@ pub fn complete(
             first_token_ms: times.first_token_ms(start),
             tokens_per_second: times.tokens_per_second(tokens.len()),
         },
+        constraint: (request.constraint)
+            .map(|constraint| Followed::new(constraint, guided.unwrap_or_default())),
         tokens,
     })
 }

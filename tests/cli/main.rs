@@ -7,6 +7,7 @@ mod qwen3;
 mod bad_weights;
 mod bench;
 mod chat;
+mod constraint;
 mod demo;
 mod device;
 mod generate;
