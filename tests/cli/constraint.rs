@@ -148,12 +148,12 @@ fn a_template_fills_its_slots() {
 
 #[test]
 fn a_molecule_keeps_its_atoms_and_bonds() {
+    let points = Regex::new(POINT).unwrap();
     for smiles in ["CCO", "CC(=O)Nc1ccc(O)cc1", "C[C@H](N)C(=O)O"] {
         let prompt = format!("[SMILES]{smiles}[/SMILES]");
         let result = demo(&["--prompt", &prompt, "--molecule", smiles]);
         let written = text(&result);
         assert_eq!(result["stop"], "eos");
-        let points = Regex::new(POINT).unwrap();
         let atoms = smiles.matches(|c: char| "CNOcno".contains(c)).count();
         assert_eq!(points.find_iter(written).count(), atoms, "{written}");
         let rest = points.replace_all(written, "");

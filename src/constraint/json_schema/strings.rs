@@ -130,10 +130,9 @@ fn character_class(ranges: &[(char, char)]) -> Hir {
     escaped.intersect(&special);
     let mut ways = vec![Hir::class(Class::Unicode(plain))];
     for character in escaped.iter().flat_map(|range| range.start()..=range.end()) {
-        let text = serde_json::Value::from(character.to_string()).to_string();
-        ways.push(Hir::literal(
-            text.trim_start_matches('"')[..text.len() - 2].as_bytes(),
-        ));
+        let quoted = serde_json::Value::from(character.to_string()).to_string();
+        let bytes = quoted.as_bytes();
+        ways.push(Hir::literal(&bytes[1..bytes.len() - 1]));
     }
     Hir::alternation(ways)
 }
