@@ -129,7 +129,10 @@ pub fn guides() -> Vec<Arc<Tables>> {
         Source::Regex(r"(ab|ba){1,5}c(-?\d{2}[.,]){1,4}".into()),
         Source::Regex(r"[a-zA-Z0-9 _.,:<>-]{4,40}".into()),
     ];
-    let tables = |source| compiler.compile(source).expect("tables").tables;
+    let tables = |source| {
+        let constraint = compiler.compile(source).expect("a constraint");
+        Arc::clone(constraint.tables().expect("tables"))
+    };
     sources.iter().map(tables).collect()
 }
 

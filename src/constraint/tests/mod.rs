@@ -8,7 +8,7 @@ mod positions;
 mod properties;
 mod segments;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::template::Template;
 use super::*;
@@ -51,8 +51,9 @@ fn compiled(tokenizer: &Tokenizer, source: &Source) -> Result<Tables, Constraint
     let compiler = Compiler::new(tokenizer, &[end(tokenizer)]).unwrap();
     let constraint = compiler.compile(source)?;
     assert_eq!(constraint.kind, source.kind());
-    check(&constraint.tables, tokenizer);
-    Ok(Tables::clone(&constraint.tables))
+    let tables = constraint.tables().unwrap();
+    check(tables, tokenizer);
+    Ok(Tables::clone(tables))
 }
 
 fn end(tokenizer: &Tokenizer) -> TokenId {
@@ -212,7 +213,7 @@ fn end_tokens_follow_exactly_what_matches() {
     let ends = [263, 267, 263];
     let compile = |pattern: &str, ends: &[TokenId]| {
         let compiler = Compiler::new(&tokenizer, ends).unwrap();
-        compiler.compile(&regex(pattern)).unwrap().tables
+        Arc::clone(compiler.compile(&regex(pattern)).unwrap().tables().unwrap())
     };
     let digit = tokenizer.token_id("1").unwrap();
 
