@@ -465,11 +465,20 @@ mod tests {
         let one = shape(&config, 1).fit(SM_86).unwrap();
         assert_eq!(one.tile, 3072);
         // Attention of 16 warps needs more than 3,072 floats.
-        assert_eq!(one.bytes, 9216 + 4 * (16 * 4 * 130 + 4 * 128 + 128));
+        assert_eq!(
+            one.bytes,
+            OG_SHARED_FIXED + 4 * (16 * 4 * 130 + 4 * 128 + 128)
+        );
         let eight = shape(&config, 8).fit(SM_86).unwrap();
-        assert_eq!((eight.tile, eight.bytes), (2816, 9216 + 4 * 8 * 2816));
+        assert_eq!(
+            (eight.tile, eight.bytes),
+            (2816, OG_SHARED_FIXED + 4 * 8 * 2816)
+        );
         let eight = shape(&config, 8).fit(SM_90).unwrap();
-        assert_eq!((eight.tile, eight.bytes), (3072, 9216 + 4 * 8 * 3072));
+        assert_eq!(
+            (eight.tile, eight.bytes),
+            (3072, OG_SHARED_FIXED + 4 * 8 * 3072)
+        );
     }
 
     #[test]
@@ -482,7 +491,7 @@ mod tests {
         let shared = fused.fit(SM_90).unwrap();
         // Two heads of 128 share a KV head.
         assert_eq!(shared.attended_at, 8 * 3072);
-        assert_eq!(shared.bytes, 9216 + 4 * 8 * (3072 + 256));
+        assert_eq!(shared.bytes, OG_SHARED_FIXED + 4 * 8 * (3072 + 256));
     }
 
     #[test]
