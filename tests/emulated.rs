@@ -291,8 +291,7 @@ fn decode_guided(
         engine.prefill(sequence, prompt, &mut all_of_it).unwrap();
         requests.push(DecodeRequest {
             guide: guide.clone(),
-            // The tokenizer's last.
-            stop_tokens: vec![76],
+            stop_tokens: vec![ladder::end_token()],
             ..request(sequence, max_tokens, sampling)
         });
     }

@@ -23,8 +23,8 @@ use crate::text::completion::CompletionRequest;
 /// The prompt is taken as it is, without a chat template. With --format json the result is one
 /// object with `text`, `tokens`, `stop` (eos, length, context, or stopped after Ctrl-C) and `stats`
 /// (prompt_tokens, new_tokens, first_token_ms, tokens_per_second). With a constraint `stop` may be
-/// complete, and there is a `constraint` (kind, path, states, classes, table_bytes, compile_ms,
-/// forced_tokens, gathered_steps, full_steps, complete).
+/// constraint, where it allows nothing more, and there is a `constraint` (kind, path, states,
+/// classes, table_bytes, compile_ms, forced_tokens, gathered_steps, full_steps, complete).
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
     /// The text to continue; without it standard input is read, up to its last line end

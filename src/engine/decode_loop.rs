@@ -233,7 +233,7 @@ impl<'a> Running<'a> {
             next = self.cursor.next();
         }
         if let (None, Next::Nothing) = (self.stop, next) {
-            self.stop = Some(StopReason::Complete);
+            self.stop = Some(StopReason::Constraint);
         }
         if self.stop.is_some() {
             columns.truncate(before);

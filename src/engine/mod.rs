@@ -80,7 +80,7 @@ pub enum StopReason {
     /// The callback asked to stop.
     Callback,
     /// The output is complete: its guide allows nothing more, not even a stop token.
-    Complete,
+    Constraint,
 }
 
 impl StopReason {
@@ -91,7 +91,7 @@ impl StopReason {
             StopReason::Length => "length",
             StopReason::Context => "context",
             StopReason::Callback => "stopped",
-            StopReason::Complete => "complete",
+            StopReason::Constraint => "constraint",
         }
     }
 }

@@ -176,10 +176,8 @@ impl ReferenceEngine {
         self.logits[sequence] = matvec(self.weights.head(), &normed);
         self.sequences.set_has_logits(sequence, true);
     }
-}
 
-impl ReferenceEngine {
-    /// The logits of `tokens` alone.
+    /// The same of `tokens` alone; the other logits stay as they are.
     fn head_rows(&mut self, sequence: usize, x: &[f32], tokens: &[TokenId]) {
         let config = &self.weights.config;
         let normed = rms_norm(x, &self.weights.final_norm, config.rms_norm_eps);

@@ -103,11 +103,10 @@ pub fn options(sequences: usize) -> MegakernelOptions {
 /// allow a few tokens, and states that allow most.
 ///
 /// # Panics
-/// Never, as far as the tests of all of them can tell: they are always the same.
+/// If they don't compile, which no input can cause: they are always the same.
 pub fn guides() -> Vec<Arc<Tables>> {
     let tokenizer = tokenizer();
-    let end = [tokenizer.token_id(END).expect("the last token")];
-    let compiler = Compiler::new(&tokenizer, &end).expect("its own end token");
+    let compiler = Compiler::new(&tokenizer, &[end_token()]).expect("its own end token");
     let literal = |text: &str| Segment::Literal(text.into());
     let slot = |name: &str, regex: &str| {
         Segment::Slot(Slot {
@@ -136,7 +135,15 @@ pub fn guides() -> Vec<Arc<Tables>> {
     sources.iter().map(tables).collect()
 }
 
-/// The token that ends a text.
+/// The token that ends a text that follows one of the [`guides`].
+///
+/// # Panics
+/// If their tokenizer has none, which no input can cause.
+pub fn end_token() -> TokenId {
+    tokenizer().token_id(END).expect("the last token")
+}
+
+/// What it is called.
 const END: &str = "<end>";
 
 /// A tokenizer of one character a token, and a few longer ones, for the vocabulary of these shapes.

@@ -36,7 +36,7 @@ pub struct Completion {
     pub text: Option<String>,
     /// The tokens, one that ended it included.
     pub tokens: Vec<TokenId>,
-    /// `eos`, `length`, `context`, `complete` where a constraint allows nothing more, or `stopped`
+    /// `eos`, `length`, `context`, `constraint` where one allows nothing more, or `stopped`
     /// where the user interrupted it.
     pub stop: &'static str,
     /// Counts and times.

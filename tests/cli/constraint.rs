@@ -86,7 +86,7 @@ fn the_whole_text_matches_the_regex() {
         // Without an end token the text ends where nothing can follow.
         let endless = tiny(&["--regex", pattern, "--seed", seed, "--ignore-eos"]);
         assert_matches(pattern, text(&endless));
-        assert_eq!(endless["stop"], "complete");
+        assert_eq!(endless["stop"], "constraint");
         assert_eq!(endless["constraint"]["complete"], true);
     }
 }
@@ -265,7 +265,7 @@ fn a_lark_grammar_is_followed() {
             "200",
             "--ignore-eos",
         ]);
-        assert_eq!(endless["stop"], "complete");
+        assert_eq!(endless["stop"], "constraint");
         assert_eq!(endless["text"], result["text"]);
     }
 }
@@ -321,7 +321,7 @@ fn a_position_mask_of_ids_needs_no_tokenizer() {
         .collect();
     assert_eq!(
         (tokens.len(), tokens[0], result["stop"].as_str()),
-        (4, 7, Some("complete"))
+        (4, 7, Some("constraint"))
     );
     assert!(tokens[1..].iter().all(|token| [1, 2].contains(token)));
     let until = File::new(r#"{"truncate": true, "positions": [{"free": 3, "until": "a"}]}"#);

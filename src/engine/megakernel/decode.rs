@@ -153,7 +153,7 @@ impl Session<'_, '_> {
 impl Running<'_> {
     /// Whether its guide allows nothing more.
     fn complete(&self) -> Option<StopReason> {
-        matches!(self.cursor.next(), Next::Nothing).then_some(StopReason::Complete)
+        matches!(self.cursor.next(), Next::Nothing).then_some(StopReason::Constraint)
     }
 
     /// Notes that the token sampled last went through the layers.
