@@ -9,9 +9,10 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::options::{Device, EngineArgs};
+use super::options::EngineArgs;
 use super::output::{Format, OutputArgs};
 use super::{Outcome, WrongUse};
+use crate::engine::choice::DeviceName;
 use crate::measure::bandwidth::SAMPLE_SECONDS;
 use crate::measure::decode::report::Report;
 use crate::measure::decode::{self, DecodePlan, Measured, Progress, Subject, memory_needed};
@@ -61,7 +62,7 @@ pub struct BenchArgs {
     /// Engines to measure in turns, separated by commas, instead of --device
     #[arg(long, value_name = "ENGINES", value_delimiter = ',', value_enum)]
     #[arg(conflicts_with = "device", help_heading = "Engine")]
-    engines: Vec<Device>,
+    engines: Vec<DeviceName>,
 
     /// Seconds that the reference engine may take to check each run; 0 leaves that check out
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
@@ -148,7 +149,7 @@ impl BenchArgs {
 
     /// The engines as if each were asked for alone.
     fn engines(&self) -> anyhow::Result<Vec<EngineArgs>> {
-        let one = |device: &Device| EngineArgs {
+        let one = |device: &DeviceName| EngineArgs {
             device: *device,
             ..self.engine.clone()
         };

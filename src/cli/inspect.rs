@@ -6,8 +6,9 @@ use std::num::NonZeroUsize;
 use clap::Args;
 
 use super::Outcome;
-use super::options::{Device, ModelArgs};
+use super::options::ModelArgs;
 use super::output::{Format, OutputArgs};
+use crate::engine::choice::DeviceName;
 use crate::engine::cuda::{self, CudaDevice};
 use crate::engine::megakernel::device::Device as _;
 use crate::engine::megakernel::plan::Plan;
@@ -36,8 +37,8 @@ pub struct InspectArgs {
     threads: Option<NonZeroUsize>,
 
     /// What would decode: `cuda` shows the GPU, and how the kernel would be launched on it
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    device: Device,
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -50,7 +51,7 @@ pub struct InspectArgs {
 /// # Errors
 /// A model that does not exist or is malformed; no memory or threads for the measurement.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
-    if args.device == Device::Cuda {
+    if args.device == DeviceName::Cuda {
         cuda::check_usable()?;
     }
     let source = Source::parse(&args.model.model)?;
@@ -87,7 +88,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
             stop_tokens: defaults.map(|defaults| defaults.stop_tokens),
         },
     );
-    if args.device == Device::Cuda {
+    if args.device == DeviceName::Cuda {
         inspection.card = Some(card(&config)?);
     } else if !args.no_floor {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);

@@ -6,7 +6,7 @@
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
-//! - [`generate`], [`chat`], [`mod@bench`], [`logits`], [`tokenize`], [`inspect`],
+//! - [`generate`], [`chat`], [`mod@bench`], [`experiment`], [`logits`], [`tokenize`], [`inspect`],
 //!   [`mod@gpu_check`]: the commands
 //!
 //! Results go to standard output, notes and progress to standard error. The exit status is 0 when
@@ -16,6 +16,7 @@
 pub mod bench;
 pub mod chat;
 pub mod constraint;
+pub mod experiment;
 pub mod generate;
 pub mod gpu_check;
 pub mod inspect;
@@ -52,6 +53,7 @@ enum Command {
     Generate(generate::GenerateArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
+    Experiment(experiment::ExperimentArgs),
     Logits(logits::LogitsArgs),
     Tokenize(tokenize::TokenizeArgs),
     Inspect(inspect::InspectArgs),
@@ -78,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -2,21 +2,16 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::WrongUse;
 use super::load::Bar;
-use crate::engine::cpu::{CpuEngine, CpuOptions};
-use crate::engine::cuda::{self, CudaDevice};
-use crate::engine::emulated::{self, EmulatedDevice};
-use crate::engine::megakernel::plan::check_supported;
-use crate::engine::megakernel::{Barrier, MegakernelEngine, MegakernelOptions, Stage, Variant};
-use crate::engine::reference::ReferenceEngine;
-use crate::engine::{Engine, EngineError};
-use crate::model::checkpoint::{LoadOptions, Placement, Precision};
+use crate::engine::Engine;
+use crate::engine::choice::{ChoiceError, DeviceName, EngineChoice};
+use crate::engine::megakernel::{Barrier, Stage, Variant};
+use crate::model::checkpoint::{LoadOptions, Placement};
 use crate::model::{TokenId, Weights};
 use crate::sampling::SamplingParams;
 use crate::text::sampling_choice::SamplingChoice;
@@ -44,7 +39,7 @@ pub struct ModelArgs {
 pub struct EngineArgs {
     /// What computes; `auto` takes the fastest that this machine has
     #[arg(long, value_enum, default_value_t)]
-    pub device: Device,
+    pub device: DeviceName,
 
     /// Threads of the CPU engine [default: one for each core]
     #[arg(long, value_name = "N")]
@@ -85,25 +80,6 @@ pub struct MegakernelArgs {
     /// How the blocks of the grid wait for each other [default: cooperative]
     #[arg(long, value_enum, value_name = "NAME")]
     pub barrier: Option<Barrier>,
-}
-
-impl MegakernelArgs {
-    /// The name of a flag that was given, if one was.
-    fn given(&self) -> Option<&'static str> {
-        let variant = self.variant.map(|_| "--variant");
-        let stage = self.stage.map(|_| "--stage");
-        variant.or(stage).or(self.barrier.map(|_| "--barrier"))
-    }
-
-    fn options(&self, context: usize, sequences: usize) -> MegakernelOptions {
-        let defaults = MegakernelOptions::new(context, sequences);
-        MegakernelOptions {
-            variant: self.variant.unwrap_or(defaults.variant),
-            stage: self.stage.unwrap_or(defaults.stage),
-            barrier: self.barrier.unwrap_or(defaults.barrier),
-            ..defaults
-        }
-    }
 }
 
 impl ValueEnum for Variant {
@@ -164,20 +140,21 @@ pub enum PlacementChoice {
     Mapped,
 }
 
-/// What can compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The fastest that this machine has
-    #[default]
-    Auto,
-    /// The CPU's cores, at the speed of memory
-    Cpu,
-    /// An NVIDIA GPU
-    Cuda,
-    /// The CUDA kernel on CPU threads: slow, for tests of the kernel
-    Emulated,
-    /// The plain forward pass in f32: slow, for comparison
-    Reference,
+impl ValueEnum for DeviceName {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Auto => "The fastest that this machine has",
+            Self::Cpu => "The CPU's cores, at the speed of memory",
+            Self::Cuda => "An NVIDIA GPU",
+            Self::Emulated => "The CUDA kernel on CPU threads: slow, for tests of the kernel",
+            Self::Reference => "The plain forward pass in f32: slow, for comparison",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
 }
 
 /// Instruction sets of the CPU engine's kernels.
@@ -199,16 +176,24 @@ pub enum KernelChoice {
 }
 
 impl EngineArgs {
-    /// The device, once it is known what this machine has.
-    pub fn device(&self) -> Device {
-        // Asked once: loading a driver takes a moment.
-        static AUTO: OnceLock<Device> = OnceLock::new();
-        match self.device {
-            Device::Auto => *AUTO.get_or_init(|| match cuda::check_usable() {
-                Ok(_) => Device::Cuda,
-                Err(_) => Device::Cpu,
-            }),
-            device => device,
+    /// What the flags say.
+    pub fn choice(&self) -> EngineChoice {
+        let kernels = match self.kernels {
+            KernelChoice::Auto => None,
+            forced => forced.to_possible_value(),
+        };
+        EngineChoice {
+            device: self.device,
+            threads: self.threads,
+            kernels: kernels.map(|value| value.get_name().to_owned()),
+            placement: match self.placement {
+                PlacementChoice::Auto => Placement::Auto,
+                PlacementChoice::HugePages => Placement::HugePages,
+                PlacementChoice::Mapped => Placement::Mapped,
+            },
+            variant: self.megakernel.variant,
+            stage: self.megakernel.stage,
+            barrier: self.megakernel.barrier,
         }
     }
 
@@ -217,45 +202,12 @@ impl EngineArgs {
     /// # Errors
     /// If it has not; a flag of another engine.
     pub fn check(&self) -> anyhow::Result<()> {
-        let device = self.device();
-        if device == Device::Cuda {
-            cuda::check_usable()?;
-        }
-        let is_megakernel = matches!(device, Device::Cuda | Device::Emulated);
-        match self.megakernel.given() {
-            Some(flag) if !is_megakernel => {
-                let name = device.to_possible_value();
-                let name = name.expect("no device is hidden").get_name().to_owned();
-                let message = format!(
-                    "{flag} is for --device cuda and --device emulated; this is --device {name}"
-                );
-                Err(WrongUse(message).into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The precision that the engine wants matrices in: the reference computes with what the
-    /// checkpoint stores, the others with bf16.
-    pub fn precision(&self) -> Precision {
-        match self.device {
-            Device::Reference => Precision::Stored,
-            Device::Auto | Device::Cpu | Device::Cuda | Device::Emulated => Precision::Bf16,
-        }
+        self.choice().check().map_err(to_wrong_use)
     }
 
     /// How the engine wants a checkpoint loaded.
     pub fn load_options(&self) -> LoadOptions {
-        LoadOptions {
-            placement: match (self.device(), self.placement) {
-                // Read once, on their way to the device.
-                (Device::Cuda | Device::Emulated, _) => Placement::Mapped,
-                (_, PlacementChoice::Auto) => Placement::Auto,
-                (_, PlacementChoice::HugePages) => Placement::HugePages,
-                (_, PlacementChoice::Mapped) => Placement::Mapped,
-            },
-            precision: self.precision(),
-        }
+        self.choice().load_options()
     }
 
     /// The engine, for `sequences` sequences of up to `context` positions.
@@ -269,61 +221,20 @@ impl EngineArgs {
         context: usize,
         sequences: usize,
     ) -> anyhow::Result<Box<dyn Engine>> {
-        self.check()?;
-        let options = self.megakernel.options(context, sequences);
         let mut bar = Bar::default();
         let mut progress = |done, total| bar.bytes("copying to the GPU", done, total);
-        // What no kernel was made for runs on the CPU, unless a GPU was asked for.
-        let is_supported = check_supported(&weights.config).is_ok();
-        Ok(match self.device() {
-            Device::Reference => {
-                Box::new(ReferenceEngine::new(Arc::new(weights), context, sequences)?)
-            }
-            Device::Cuda if is_supported || self.device == Device::Cuda => {
-                let device = CudaDevice::new()?;
-                Box::new(MegakernelEngine::new(
-                    device,
-                    &weights,
-                    options,
-                    &mut progress,
-                )?)
-            }
-            Device::Emulated => {
-                let device = EmulatedDevice::new(emulated::BLOCKS, emulated::THREADS)?;
-                let options = MegakernelOptions {
-                    watchdog: emulated::WATCHDOG,
-                    ..options
-                };
-                Box::new(MegakernelEngine::new(
-                    device,
-                    &weights,
-                    options,
-                    &mut progress,
-                )?)
-            }
-            Device::Auto | Device::Cpu | Device::Cuda => {
-                Box::new(self.cpu_engine(weights, context, sequences)?)
-            }
-        })
+        let engine = self
+            .choice()
+            .engine(weights, context, sequences, &mut progress);
+        engine.map_err(to_wrong_use)
     }
+}
 
-    fn cpu_engine(
-        &self,
-        weights: Weights,
-        context: usize,
-        sequences: usize,
-    ) -> Result<CpuEngine, EngineError> {
-        let kernels = match self.kernels {
-            KernelChoice::Auto => None,
-            forced => forced.to_possible_value(),
-        };
-        let options = CpuOptions {
-            threads: self.threads,
-            context,
-            sequences,
-            kernels: kernels.map(|value| value.get_name().to_owned()),
-        };
-        CpuEngine::new(weights, &options)
+/// An engine that is asked for in a way that can't be is wrong use of the command line.
+fn to_wrong_use(error: ChoiceError) -> anyhow::Error {
+    match error.is_wrong_use() {
+        true => WrongUse(error.to_string()).into(),
+        false => error.into(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`cpu`]: a persistent team of threads that reads the weights at the speed of memory
 //! - [`mod@megakernel`]: the host's side of the CUDA kernel, for both machines that run it:
 //!   [`cuda`], a GPU, and [`emulated`], CPU threads
+//! - [`choice`]: an engine by its name
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
 //! - [`guide`]: what the output of a request must follow
 //! - [`sequences`]: which tokens are cached for each sequence
@@ -11,6 +12,7 @@
 //!
 //! A caller can't tell the engines apart but by their speed.
 
+pub mod choice;
 pub mod cpu;
 pub mod cuda;
 pub mod decode_loop;

@@ -48,7 +48,6 @@ impl Environment {
     /// This machine and this program, now.
     pub fn current() -> Self {
         let cpus = std::fs::read_to_string("/proc/cpuinfo").ok();
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
         Self {
             cpu: cpus.as_deref().and_then(cpu_name),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -65,8 +64,14 @@ impl Environment {
                 onegrid: env!("CARGO_PKG_VERSION").to_owned(),
                 rustc: env!("ONEGRID_RUSTC_VERSION").to_owned(),
             },
-            unix_time: now.map_or(0, |now| now.as_secs()),
+            unix_time: Self::now(),
         }
+    }
+
+    /// Seconds since 1970, by the system's clock.
+    pub fn now() -> u64 {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        now.map_or(0, |now| now.as_secs())
     }
 }
 

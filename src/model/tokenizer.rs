@@ -1,7 +1,9 @@
 //! Text to tokens and back, as the checkpoint's `tokenizer.json` says.
 
+use std::io::Read;
 use std::path::Path;
 
+use flate2::read::GzDecoder;
 use twox_hash::XxHash3_128;
 
 use super::TokenId;
@@ -9,6 +11,10 @@ use super::files::{Files, FilesError};
 
 /// The file that a tokenizer is read from.
 const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The same, packed: a sixth of the size.
+const PACKED_FILE: &str = "tokenizer.json.gz";
+/// A packed tokenizer holds no more than this; the largest known ones have 35 MB.
+const PACKED_LIMIT: u64 = 1 << 30;
 
 /// What can go wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +101,16 @@ impl Tokenizer {
     /// A missing, unreadable or corrupt `tokenizer.json`.
     pub fn from_files(files: &Files) -> Result<Self, TokenizerError> {
         let place = files.describe();
-        match files.read(TOKENIZER_FILE)? {
-            None => Err(TokenizerError::Missing { place }),
-            Some(bytes) => Self::from_json(&bytes, &format!("{place}/{TOKENIZER_FILE}")),
+        for name in [TOKENIZER_FILE, PACKED_FILE] {
+            if let Some(bytes) = files.read(name)? {
+                return Self::from_bytes(&bytes, &format!("{place}/{name}"));
+            }
         }
+        Err(TokenizerError::Missing { place })
     }
 
-    /// The tokenizer in a file, or in the `tokenizer.json` of a folder.
+    /// The tokenizer in a file, or in the `tokenizer.json` of a folder. It may be packed with gzip, as
+    /// `tokenizer.json.gz`.
     ///
     /// # Errors
     /// As [`from_files`](Self::from_files).
@@ -124,7 +133,29 @@ impl Tokenizer {
             None => Err(TokenizerError::NoSuchPath {
                 path: path.display().to_string(),
             }),
-            Some(bytes) => Self::from_json(&bytes, &path.display().to_string()),
+            Some(bytes) => Self::from_bytes(&bytes, &path.display().to_string()),
+        }
+    }
+
+    /// What is in `file`, unpacked if its name says that it is packed.
+    fn from_bytes(bytes: &[u8], file: &str) -> Result<Self, TokenizerError> {
+        if !file.ends_with(".gz") {
+            return Self::from_json(bytes, file);
+        }
+        let corrupt = |reason: String| TokenizerError::Corrupt {
+            file: file.to_owned(),
+            reason,
+        };
+        let mut json = Vec::new();
+        let unpacked = GzDecoder::new(bytes)
+            .take(PACKED_LIMIT)
+            .read_to_end(&mut json);
+        match unpacked {
+            Err(error) => Err(corrupt(error.to_string())),
+            Ok(length) if length as u64 == PACKED_LIMIT => Err(corrupt(format!(
+                "it unpacks to {PACKED_LIMIT} bytes or more"
+            ))),
+            Ok(_) => Self::from_json(&json, file),
         }
     }
 

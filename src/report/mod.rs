@@ -2,8 +2,10 @@
 //!
 //! - [`pending_file`]: files that appear whole or not at all
 //! - [`logits_file`]: logits as a safetensors file
+//! - [`section`]: what a result says
 //! - [`table`]: tables for people and for spreadsheets
 
 pub mod logits_file;
 pub mod pending_file;
+pub mod section;
 pub mod table;

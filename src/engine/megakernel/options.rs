@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::abi::{
     OG_BARRIER_COOPERATIVE, OG_BARRIER_EPOCH, OG_MAX_COLUMNS, OG_MAX_THREADS, OgBarrierKind,
 };
@@ -12,7 +14,8 @@ pub const MAX_COLUMNS: usize = OG_MAX_COLUMNS as usize;
 pub const WARP: u32 = 32;
 
 /// How the kernel's phases are put together: a compile-time policy with a name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Variant {
     /// Every block computes every RMSNorm for itself.
     #[default]
@@ -46,7 +49,8 @@ impl Variant {
 }
 
 /// How a decode is divided into launches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// A cooperative launch for each token, sampled on the host.
     V0,
@@ -80,7 +84,8 @@ impl Stage {
 }
 
 /// How blocks wait for each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Barrier {
     /// Cooperative groups' `grid.sync()`.
     #[default]

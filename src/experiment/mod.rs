@@ -1,0 +1,208 @@
+//! Experiments: a question each, answered cell by cell, and kept in one JSON file.
+//!
+//! - here: what an experiment is, and the list of all of them
+//! - [`plan`]: `experiments/<name>/plan.toml`, which says what varies
+//! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
+//! - [`result`]: the file
+//! - [`models`]: models as plans name them
+//!
+//! Tables and charts are made from result files alone, by an experiment's `sections`.
+
+pub mod models;
+pub mod plan;
+pub mod result;
+pub mod run;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::constraint::ConstraintError;
+use crate::engine::EngineError;
+use crate::engine::choice::{ChoiceError, EngineChoice};
+use crate::model::files::FilesError;
+use crate::model::generation::GenerationError;
+use crate::model::source::ModelError;
+use crate::model::tokenizer::TokenizerError;
+use crate::report::section::Section;
+use result::CellRecord;
+
+/// A kind of experiment.
+pub struct Kind {
+    /// As in `onegrid experiment NAME`.
+    pub name: &'static str,
+    /// What it answers, in a line.
+    pub question: &'static str,
+    /// The plan that is followed where no other is given.
+    pub plan: &'static str,
+    /// Reads a plan.
+    open: fn(&str, &Setting) -> Result<Box<dyn Experiment>, ExperimentError>,
+    /// What the cells of a result say.
+    sections: fn(&[CellRecord]) -> Result<Vec<Section>, serde_json::Error>,
+}
+
+/// All experiments.
+pub static ALL: &[Kind] = &[];
+
+/// The experiment called `name`.
+pub fn find(name: &str) -> Option<&'static Kind> {
+    ALL.iter().find(|kind| kind.name == name)
+}
+
+impl Kind {
+    /// The experiment that `plan` describes.
+    ///
+    /// # Errors
+    /// A plan that is malformed.
+    pub fn open(
+        &self,
+        plan: &str,
+        setting: &Setting,
+    ) -> Result<Box<dyn Experiment>, ExperimentError> {
+        (self.open)(plan, setting)
+    }
+
+    /// What the cells of a result say, as tables and charts.
+    ///
+    /// # Errors
+    /// Cells that this program did not write.
+    pub fn sections(&self, cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error> {
+        (self.sections)(cells)
+    }
+}
+
+/// What is the same for all experiments of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// The engine, where a plan names none of its own.
+    pub engine: EngineChoice,
+    /// What relative paths in a plan start from.
+    pub folder: PathBuf,
+    /// Whether to use downloaded models alone.
+    pub offline: bool,
+}
+
+/// One plan of an experiment.
+pub trait Experiment {
+    /// The plan as it is carried out, for the result.
+    fn plan(&self) -> Value;
+
+    /// What is to be measured, in order. What is compared with each other is one cell, so that it is
+    /// measured in turns.
+    fn cells(&self) -> Vec<Cell>;
+
+    /// Measures one of the cells.
+    ///
+    /// # Errors
+    /// [`ExperimentError::NotMeasured`] where that is not possible here; what failed;
+    /// [`ExperimentError::Interrupted`] if `watch` says so, as soon as possible.
+    fn measure(&mut self, cell: &Cell, watch: &Watch) -> Result<Value, ExperimentError>;
+}
+
+/// A part of an experiment that is measured as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// Unlike those of all others of the plan: `demo/molecule-5/batch-8`.
+    pub id: String,
+    /// How long it takes, in units of the experiment's own: the time that is left is reckoned from it.
+    pub weight: f64,
+}
+
+/// How a cell hears that it is to stop, and says what it is doing.
+pub struct Watch<'a> {
+    /// Whether the user wants an end.
+    pub interrupted: &'a dyn Fn() -> bool,
+    /// Told what is being done.
+    pub doing: &'a dyn Fn(&str),
+}
+
+impl Watch<'_> {
+    /// # Errors
+    /// [`ExperimentError::Interrupted`] if the user wants an end.
+    pub fn check(&self) -> Result<(), ExperimentError> {
+        match (self.interrupted)() {
+            true => Err(ExperimentError::Interrupted),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What keeps an experiment, or a cell of one, from being done.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    /// A plan that can't be followed.
+    #[error("the plan: {reason}")]
+    Plan {
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+    /// A folder with the results of something else.
+    #[error(
+        "{} was begun by {found}, and this is {expected}: results of both would be mixed; \
+         name another folder with --output",
+        path.display()
+    )]
+    OtherResult {
+        /// The file.
+        path: PathBuf,
+        /// What wrote it.
+        found: String,
+        /// What would go on with it.
+        expected: String,
+    },
+    /// A file that holds something else.
+    #[error("{}: {reason}; expected a result of `onegrid experiment`", path.display())]
+    NoResult {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What this machine can't measure.
+    #[error("not measured: {reason}")]
+    NotMeasured {
+        /// Why.
+        reason: String,
+    },
+    /// The user ended it.
+    #[error("interrupted")]
+    Interrupted,
+    /// Output that is not what it must be: no speed is reported for it.
+    #[error("wrong output: {reason}")]
+    WrongOutput {
+        /// What differs from what.
+        reason: String,
+    },
+    /// An engine that this machine has not.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    /// An engine that failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A model that can't be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A tokenizer that can't be loaded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A folder that can't be read.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// Sampling defaults that can't be read.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// A constraint that can't be compiled.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+    /// A file, or a process.
+    #[error("{what}: {source}")]
+    System {
+        /// The file, or what was done.
+        what: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Results that JSON can't hold.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
