@@ -136,6 +136,14 @@ impl Constraint {
         self.tables().map_or(0, |tables| tables.shortest())
     }
 
+    /// Who follows it: `device` for tables, which every device can step by itself; `host` for a grammar.
+    pub fn path(&self) -> &'static str {
+        match self.guide {
+            Guide::Tables(_) => "device",
+            Guide::Host(_) => "host",
+        }
+    }
+
     /// Its tables; `None` if it is a grammar.
     pub fn tables(&self) -> Option<&Arc<Tables>> {
         match &self.guide {

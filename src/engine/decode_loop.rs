@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use super::guide::{Cursor, Guide, Next};
 use super::sequences::Sequences;
+use super::work::Work;
 use super::{DecodeRequest, Decoded, EngineError, Finished, StopReason};
 use crate::model::TokenId;
 use crate::sampling::Sampler;
@@ -51,6 +52,9 @@ pub trait Step {
 
     /// What is cached of each sequence.
     fn sequences(&self) -> &Sequences;
+
+    /// Told what a step has read. Ignored by engines that decode on a device too, where nobody counts.
+    fn count(&mut self, _work: Work) {}
 
     /// The logits after the last token of `sequence`, `[vocabulary]`, to be changed by sampling:
     /// from then on the sequence has none until its next token ran.
@@ -98,7 +102,9 @@ pub fn decode(
         if columns.is_empty() {
             break;
         }
+        let work = Work::of_step(&columns, engine.sequences());
         engine.step(&columns)?;
+        engine.count(work);
     }
     let finish = |run: Running| Finished {
         tokens: run.tokens,

@@ -8,6 +8,7 @@
 //! - [`decode_loop`]: sampling, stopping and streaming, the same for every engine on the host
 //! - [`guide`]: what the output of a request must follow
 //! - [`sequences`]: which tokens are cached for each sequence
+//! - [`work`]: what decoding had to read
 //! - [`past`]: made-up keys and values, for measuring at positions that no prompt came to
 //!
 //! A caller can't tell the engines apart but by their speed.
@@ -22,12 +23,14 @@ pub mod megakernel;
 pub mod past;
 pub mod reference;
 pub mod sequences;
+pub mod work;
 
 use std::ops::ControlFlow;
 
 use crate::model::{ModelConfig, TokenId};
 use crate::sampling::SamplingParams;
 use guide::{Guide, Guided};
+use work::Work;
 
 /// What an engine can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,6 +307,11 @@ pub trait Engine {
         requests: &[DecodeRequest],
         on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
     ) -> Result<Vec<Finished>, EngineError>;
+
+    /// What all decodes so far had to read; `None` where the device alone knows.
+    fn work(&self) -> Option<Work> {
+        None
+    }
 
     /// Teacher-forced logits: appends `tokens` to `sequence` and calls `each` with the index and
     /// the logits (`[vocabulary]`, f32) after every one of them.

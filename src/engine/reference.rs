@@ -11,6 +11,7 @@ use half::bf16;
 use super::decode_loop::{self, Column, Head, Step};
 use super::past::{CachedLayer, CachedPast};
 use super::sequences::Sequences;
+use super::work::Work;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::{LayerWeights, Matrix, ModelConfig, TokenId, Weights};
 
@@ -57,6 +58,7 @@ pub const EDGE: f32 = 1e-5;
 pub struct ReferenceEngine {
     weights: Arc<Weights>,
     sequences: Sequences,
+    work: Work,
     kv_precision: KvPrecision,
     rounded_as: Option<CachedPast>,
     /// `caches[sequence][layer]`
@@ -85,6 +87,7 @@ impl ReferenceEngine {
         let layers = weights.config.layers;
         Ok(Self {
             sequences: Sequences::new(&weights.config, context, sequences)?,
+            work: Work::default(),
             kv_precision: KvPrecision::F32,
             rounded_as: None,
             caches: vec![vec![LayerCache::default(); layers]; sequences],
@@ -380,6 +383,10 @@ impl Step for ReferenceEngine {
         &self.sequences
     }
 
+    fn count(&mut self, work: Work) {
+        self.work += work;
+    }
+
     fn take_logits(&mut self, sequence: usize) -> Option<&mut [f32]> {
         let has_logits = self.sequences.has_logits(sequence);
         self.sequences.set_has_logits(sequence, false);
@@ -437,6 +444,10 @@ impl Engine for ReferenceEngine {
         on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
     ) -> Result<Vec<Finished>, EngineError> {
         decode_loop::decode(self, requests, on_token)
+    }
+
+    fn work(&self) -> Option<Work> {
+        Some(self.work)
     }
 
     fn logits(

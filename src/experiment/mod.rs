@@ -5,9 +5,11 @@
 //! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
 //! - [`result`]: the file
 //! - [`models`]: models as plans name them
+//! - [`constraints`]: the experiments themselves, a module each
 //!
 //! Tables and charts are made from result files alone, by an experiment's `sections`.
 
+pub mod constraints;
 pub mod models;
 pub mod plan;
 pub mod result;
@@ -42,7 +44,7 @@ pub struct Kind {
 }
 
 /// All experiments.
-pub static ALL: &[Kind] = &[];
+pub static ALL: &[Kind] = &[constraints::KIND];
 
 /// The experiment called `name`.
 pub fn find(name: &str) -> Option<&'static Kind> {

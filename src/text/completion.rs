@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::constraint::{Constraint, Guide};
+use crate::constraint::Constraint;
 use crate::engine::guide::Guided;
 use crate::engine::{DecodeRequest, Engine, EngineError, StopReason};
 use crate::model::TokenId;
@@ -78,10 +78,7 @@ impl Followed {
         let tables = constraint.tables();
         Self {
             kind: constraint.kind.word(),
-            path: match constraint.guide {
-                Guide::Tables(_) => "device",
-                Guide::Host(_) => "host",
-            },
+            path: constraint.path(),
             states: tables.map(|tables| tables.states()),
             classes: tables.map(|tables| tables.classes()),
             table_bytes: tables.map(|tables| tables.bytes()),

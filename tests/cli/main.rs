@@ -10,6 +10,7 @@ mod chat;
 mod constraint;
 mod demo;
 mod device;
+mod experiment;
 mod generate;
 mod gpu_check;
 mod inspect;

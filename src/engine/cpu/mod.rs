@@ -31,6 +31,7 @@ use workspace::Workspace;
 use super::decode_loop::{self, Column, Head, STEP_COLUMNS, Step};
 use super::past::{FillPast, RandomPast};
 use super::sequences::Sequences;
+use super::work::Work;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::promotion::Promoter;
 use crate::model::{ModelConfig, TokenId, Weights};
@@ -71,6 +72,7 @@ pub struct CpuEngine {
     promoter: Option<Promoter>,
     /// How long the last decode step took.
     step_time: Duration,
+    work: Work,
 }
 
 impl CpuEngine {
@@ -102,6 +104,7 @@ impl CpuEngine {
             not_finite: NotFinite::default(),
             promoter: Promoter::new(&weights, team.threads()),
             step_time: Duration::ZERO,
+            work: Work::default(),
             team,
             weights,
         })
@@ -250,6 +253,10 @@ impl Step for CpuEngine {
         &self.sequences
     }
 
+    fn count(&mut self, work: Work) {
+        self.work += work;
+    }
+
     fn take_logits(&mut self, sequence: usize) -> Option<&mut [f32]> {
         let has_logits = self.sequences.has_logits(sequence);
         self.sequences.set_has_logits(sequence, false);
@@ -340,6 +347,10 @@ impl Engine for CpuEngine {
         on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
     ) -> Result<Vec<Finished>, EngineError> {
         decode_loop::decode(self, requests, on_token)
+    }
+
+    fn work(&self) -> Option<Work> {
+        Some(self.work)
     }
 
     fn logits(

@@ -1,0 +1,543 @@
+//! A cell: all methods on one workload, in turns, on the same prompts and seeds.
+//!
+//! First every text is made once, judged, and where time allows held against the reference engine. Then
+//! the clock runs: what was made must come again. Without a constraint a model does not know where to
+//! end, so its timed rounds make as many tokens as the automaton's texts have, at the same positions.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::judge::{End, Judge, Verdicts};
+use super::workload::Workload;
+use super::{ExperimentError, Method, Plan, PlannedModel};
+use crate::constraint::{Compiler, Constraint};
+use crate::engine::guide::{Cursor, Guided};
+use crate::engine::reference::{KvPrecision, ReferenceEngine};
+use crate::engine::work::Work;
+use crate::engine::{DecodeRequest, Engine, EngineError, Finished, StopReason};
+use crate::experiment::models::{Model, Models};
+use crate::experiment::{Setting, Watch};
+use crate::measure::decode::check::KL_LIMIT;
+use crate::measure::divergence::{kl, max_difference};
+use crate::measure::statistics::{Ratio, Summary};
+use crate::model::TokenId;
+use crate::model::tokenizer::SpecialTokens;
+use crate::sampling::{Sampler, SamplingParams};
+
+/// What a cell found. The names of the JSON fields are a contract.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The model.
+    pub model: String,
+    /// The workload.
+    pub workload: String,
+    /// Sequences that decoded together.
+    pub batch: usize,
+    /// The engine that decoded.
+    pub engine: String,
+    /// Its kernels.
+    pub kernels: String,
+    /// Its threads.
+    pub threads: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Each method, in the plan's order.
+    pub methods: Vec<MethodFound>,
+}
+
+/// What a method did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MethodFound {
+    /// Its name.
+    pub method: Method,
+    /// What the constraint was compiled to; `None` for none.
+    pub compiled: Option<Compiled>,
+    /// What its texts are worth.
+    pub verdicts: Verdicts,
+    /// The first text.
+    pub example: String,
+    /// How far the reference engine was asked, and agreed.
+    pub checked: Checked,
+    /// Tokens of each timed round, all sequences together.
+    pub tokens: Vec<usize>,
+    /// Seconds of each timed round.
+    pub seconds: Vec<f64>,
+    /// Milliseconds a token: `seconds` over `tokens`.
+    pub token_ms: Summary,
+    /// What the timed rounds had to read, together; `None` where the device alone knows.
+    pub work: Option<Work>,
+    /// Bytes of that.
+    pub bytes: Option<u64>,
+    /// How the tokens of the timed rounds came about, together.
+    pub guided: Counts,
+    /// Tokens per second over those of the plan's first method, round by round; `None` for that one.
+    pub speedup: Option<Ratio>,
+}
+
+/// A compiled constraint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compiled {
+    /// `device` for tables, `host` for a grammar.
+    pub path: String,
+    /// Milliseconds to compile.
+    pub compile_ms: f64,
+    /// States of its tables.
+    pub states: Option<usize>,
+    /// Classes of its tables.
+    pub classes: Option<usize>,
+    /// Bytes of its tables.
+    pub table_bytes: Option<usize>,
+}
+
+/// How tokens came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Left no choice.
+    pub forced: usize,
+    /// Chosen among a few.
+    pub gathered: usize,
+    /// Chosen with the whole head.
+    pub full: usize,
+}
+
+/// How far the reference engine was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Tokens of the first text that it made too.
+    pub tokens: usize,
+    /// Whether it parted there, at two tokens as likely as each other but for rounding.
+    pub near_tie: bool,
+    /// Whether that was all of the text.
+    pub whole: bool,
+}
+
+/// What to measure.
+pub struct Run<'a> {
+    /// What varies.
+    pub plan: &'a Plan,
+    /// The engine.
+    pub setting: &'a Setting,
+    /// What decodes.
+    pub model: &'a PlannedModel,
+    /// What is to be written.
+    pub workload: &'a Workload,
+    /// Sequences that decode together.
+    pub batch: usize,
+    /// The most tokens of a text.
+    pub max_tokens: usize,
+}
+
+/// A method under way.
+struct Contender {
+    method: Method,
+    constraint: Option<Constraint>,
+    verdicts: Verdicts,
+    example: String,
+    checked: Checked,
+    /// What each seed's sequences made, of the timed rounds: `[round][sequence]`.
+    made: Vec<Vec<Vec<TokenId>>>,
+    tokens: Vec<usize>,
+    seconds: Vec<f64>,
+    work: Option<Work>,
+    counts: Counts,
+}
+
+/// The texts of one seed.
+struct Texts<'a> {
+    constraint: Option<&'a Constraint>,
+    seed: u64,
+    /// The most tokens of each sequence.
+    limits: Vec<usize>,
+    stop_tokens: &'a [TokenId],
+}
+
+impl Run<'_> {
+    /// Measures it.
+    ///
+    /// # Errors
+    /// A model, an engine or a constraint that can't be had; output that the reference engine does not
+    /// make, or that does not come again.
+    pub fn measure(&self, models: &mut Models, watch: &Watch) -> Result<Found, ExperimentError> {
+        let choice = &self.setting.engine;
+        choice.check()?;
+        let positions = self.batch * (self.max_tokens + self.workload.prompt.len());
+        let load = choice.load_options();
+        let model = models.load(&self.model.model, self.setting, load, positions)?;
+        let Some(tokenizer) = &model.tokenizer else {
+            return Err(ExperimentError::Plan {
+                reason: format!("{} has no tokenizer: give it one", model.name),
+            });
+        };
+        let prompt = tokenizer.encode(&self.workload.prompt, true)?;
+        let context = prompt.len() + self.max_tokens;
+        let compiler = Compiler::new(tokenizer, &model.stop_tokens)?;
+        // Once for all constraints of a tokenizer.
+        compiler.vocabulary()?;
+        let mut engine =
+            choice.engine(model.weights.clone(), context, self.batch, &mut |_, _| ())?;
+        let contenders = self.plan.methods.iter().map(|&method| {
+            Ok(Contender {
+                method,
+                constraint: self.workload.constraint(method, &compiler)?,
+                verdicts: Verdicts::default(),
+                example: String::new(),
+                checked: Checked::default(),
+                made: Vec::new(),
+                tokens: Vec::new(),
+                seconds: Vec::new(),
+                work: engine.work().map(|_| Work::default()),
+                counts: Counts::default(),
+            })
+        });
+        let mut contenders: Vec<Contender> = contenders.collect::<Result<_, ExperimentError>>()?;
+        let mut stage = Stage {
+            run: self,
+            model: &model,
+            prompt: &prompt,
+            engine: &mut *engine,
+        };
+        for contender in &mut contenders {
+            (watch.doing)(&format!("{}: checking", contender.method.name()));
+            stage.make_texts(contender, watch)?;
+            stage.check_against_reference(contender)?;
+        }
+        let lengths = lengths(&contenders);
+        for round in 0..self.plan.rounds {
+            let mut order: Vec<usize> = (0..contenders.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for index in order {
+                watch.check()?;
+                let contender = &mut contenders[index];
+                let name = contender.method.name();
+                (watch.doing)(&format!("{name}: round {}", round + 1));
+                stage.time(
+                    contender,
+                    round,
+                    lengths.as_ref().map(|rounds| &rounds[round]),
+                )?;
+            }
+        }
+        let capabilities = stage.engine.capabilities();
+        let config = &model.weights.config;
+        let mut methods: Vec<MethodFound> = Vec::new();
+        for contender in contenders {
+            let speeds = |tokens: &[usize], seconds: &[f64]| -> Vec<f64> {
+                let pairs = tokens.iter().zip(seconds);
+                pairs
+                    .map(|(&tokens, seconds)| tokens as f64 / seconds)
+                    .collect()
+            };
+            let own = speeds(&contender.tokens, &contender.seconds);
+            let speedup = methods
+                .first()
+                .and_then(|first| Ratio::of_pairs(&own, &speeds(&first.tokens, &first.seconds)));
+            let token_ms = own.iter().map(|speed| 1e3 / speed).collect();
+            let token_ms = Summary::new(token_ms).ok_or_else(|| ExperimentError::WrongOutput {
+                reason: format!("{} made no token", contender.method.name()),
+            })?;
+            methods.push(MethodFound {
+                method: contender.method,
+                compiled: contender.constraint.as_ref().map(Compiled::of),
+                verdicts: contender.verdicts,
+                example: contender.example,
+                checked: contender.checked,
+                token_ms,
+                bytes: contender.work.map(|work| work.bytes(config)),
+                work: contender.work,
+                guided: contender.counts,
+                speedup,
+                tokens: contender.tokens,
+                seconds: contender.seconds,
+            });
+        }
+        Ok(Found {
+            model: model.name.clone(),
+            workload: self.workload.name.clone(),
+            batch: self.batch,
+            engine: capabilities.name.to_owned(),
+            kernels: capabilities.kernels.to_owned(),
+            threads: capabilities.threads,
+            prompt_tokens: prompt.len(),
+            methods,
+        })
+    }
+}
+
+/// How many tokens the automaton made: `[round][sequence]`.
+fn lengths(contenders: &[Contender]) -> Option<Vec<Vec<usize>>> {
+    let automaton = contenders.iter().find(|c| c.method == Method::Automaton)?;
+    let rounds = automaton.made.iter();
+    Some(
+        rounds
+            .map(|sequences| sequences.iter().map(Vec::len).collect())
+            .collect(),
+    )
+}
+
+/// An engine with the prompt to continue.
+struct Stage<'a> {
+    run: &'a Run<'a>,
+    model: &'a Model,
+    prompt: &'a [TokenId],
+    engine: &'a mut dyn Engine,
+}
+
+impl Stage<'_> {
+    fn seed(&self, round: usize) -> u64 {
+        self.run.plan.seed + round as u64
+    }
+
+    /// Makes the texts of all rounds, and as many more as are to be judged, and judges them.
+    fn make_texts(
+        &mut self,
+        contender: &mut Contender,
+        watch: &Watch,
+    ) -> Result<(), ExperimentError> {
+        let judge = Judge::new(self.run.workload)?;
+        let rounds = self.run.plan.rounds;
+        let batches = rounds.max(self.run.model.texts.div_ceil(self.run.batch));
+        let constraint = contender.constraint.clone();
+        for round in 0..batches {
+            watch.check()?;
+            let texts = Texts {
+                constraint: constraint.as_ref(),
+                seed: self.seed(round),
+                limits: vec![self.run.max_tokens; self.run.batch],
+                stop_tokens: &self.model.stop_tokens,
+            };
+            let (finished, _) = self.decode(&texts)?;
+            for finished in &finished {
+                let text = self.text(&finished.tokens)?;
+                let end = match finished.stop {
+                    StopReason::Length | StopReason::Context => End::Cut,
+                    _ if constraint.is_some() => End::Constrained,
+                    _ => End::Free,
+                };
+                judge.add(&text, end, &mut contender.verdicts);
+                if contender.verdicts.texts == 1 {
+                    contender.example = text;
+                }
+            }
+            if round < rounds {
+                let tokens = finished.into_iter().map(|finished| finished.tokens);
+                contender.made.push(tokens.collect());
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the reference engine make the first text, as far as it comes in its time. Tokens may part where
+    /// two are as good as equally likely; no further than there is then looked.
+    fn check_against_reference(
+        &mut self,
+        contender: &mut Contender,
+    ) -> Result<(), ExperimentError> {
+        let expected = &contender.made[0][0];
+        let seconds = self.run.plan.check_seconds / self.run.plan.methods.len() as f64;
+        let context = self.prompt.len() + expected.len();
+        let weights = Arc::new(self.model.weights.clone());
+        // As the other engines hold keys and values.
+        let mut reference =
+            ReferenceEngine::new(weights, context, 1)?.with_kv_precision(KvPrecision::Bf16);
+        let started = Instant::now();
+        reference.prefill(0, self.prompt, &mut |_| ControlFlow::Continue(()))?;
+        let texts = Texts {
+            constraint: contender.constraint.as_ref(),
+            seed: self.seed(0),
+            limits: vec![expected.len()],
+            stop_tokens: &self.model.stop_tokens,
+        };
+        let request = self.requests(&texts).remove(0);
+        let finished = reference.decode(std::slice::from_ref(&request), &mut |_| match started
+            .elapsed()
+            .as_secs_f64()
+            > seconds
+        {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })?;
+        let found = &finished[0].tokens;
+        let pairs = found.iter().zip(expected);
+        let equal = pairs.take_while(|(a, b)| a == b).count();
+        let parted = equal < found.len();
+        if parted && !self.is_near_tie(&mut reference, &request, &expected[..=equal])? {
+            return Err(ExperimentError::WrongOutput {
+                reason: format!(
+                    "{}: token {} is {}, and the reference engine's is {}",
+                    contender.method.name(),
+                    equal + 1,
+                    expected[equal],
+                    found[equal]
+                ),
+            });
+        }
+        contender.checked = Checked {
+            tokens: equal,
+            near_tie: parted,
+            whole: equal == expected.len(),
+        };
+        Ok(())
+    }
+
+    /// Whether the last of `tokens` is the reference engine's choice too, if its logits may differ by as
+    /// much as those of the two engines do: it rises, and the others fall, by the largest difference.
+    fn is_near_tie(
+        &mut self,
+        reference: &mut ReferenceEngine,
+        request: &DecodeRequest,
+        tokens: &[TokenId],
+    ) -> Result<bool, ExperimentError> {
+        let (&chosen, before) = tokens.split_last().expect("one token at least");
+        let mut given = self.prompt.to_vec();
+        given.extend(before);
+        let rest = given.split_off(self.prompt.len() - 1);
+        let last_logits = |engine: &mut dyn Engine| {
+            engine.truncate(0, given.len())?;
+            let mut last = Vec::new();
+            // A step each, as in decoding.
+            for token in &rest {
+                engine.logits(0, &[*token], &mut |_, row| last = row.to_vec())?;
+            }
+            Ok::<_, EngineError>(last)
+        };
+        let ours = last_logits(self.engine)?;
+        let mut theirs = last_logits(reference)?;
+        if kl(&theirs, &ours) > KL_LIMIT {
+            return Ok(false);
+        }
+        theirs[chosen as usize] += 2.0 * max_difference(&theirs, &ours);
+        let refused = |reason| EngineError::Guide { reason };
+        let mut cursor = Cursor::new(request.guide.as_ref(), theirs.len()).map_err(refused)?;
+        for &token in before {
+            cursor.advance(token).map_err(refused)?;
+        }
+        let cached = self.prompt.len() + before.len();
+        let mut sampler =
+            Sampler::new(&request.sampling, theirs.len(), &[], 1).map_err(EngineError::from)?;
+        let mask = |logits: &mut [f32]| cursor.mask(logits);
+        let again = sampler.sample_masked(&mut theirs, mask, 0, cached as u32);
+        Ok(again == Some(chosen))
+    }
+
+    /// Makes the texts of a round again, timed.
+    fn time(
+        &mut self,
+        contender: &mut Contender,
+        round: usize,
+        lengths: Option<&Vec<usize>>,
+    ) -> Result<(), ExperimentError> {
+        let constraint = contender.constraint.clone();
+        let most = vec![self.run.max_tokens; self.run.batch];
+        let is_free = constraint.is_none();
+        let texts = Texts {
+            constraint: constraint.as_ref(),
+            seed: self.seed(round),
+            limits: match lengths {
+                Some(lengths) if is_free => lengths.clone(),
+                _ => most,
+            },
+            // What nothing holds to its form goes on, so that there are as many tokens.
+            stop_tokens: if is_free {
+                &[]
+            } else {
+                &self.model.stop_tokens
+            },
+        };
+        let before = self.engine.work();
+        let (finished, seconds) = self.decode(&texts)?;
+        let after = self.engine.work();
+        for (sequence, finished) in finished.iter().enumerate() {
+            let known = &contender.made[round][sequence];
+            let common = known.len().min(finished.tokens.len());
+            let is_whole = is_free || known.len() == finished.tokens.len();
+            if !is_whole || known[..common] != finished.tokens[..common] {
+                return Err(ExperimentError::WrongOutput {
+                    reason: format!(
+                        "{}: it came out otherwise when it was timed",
+                        contender.method.name()
+                    ),
+                });
+            }
+            contender.counts.add(finished.guided, finished.tokens.len());
+        }
+        let tokens = finished.iter().map(|finished| finished.tokens.len()).sum();
+        contender.tokens.push(tokens);
+        contender.seconds.push(seconds);
+        if let (Some(work), Some(before), Some(after)) = (&mut contender.work, before, after) {
+            *work += after - before;
+        }
+        Ok(())
+    }
+
+    /// Decodes behind the prompt; the clock runs from its end on.
+    fn decode(&mut self, texts: &Texts) -> Result<(Vec<Finished>, f64), EngineError> {
+        for sequence in 0..self.run.batch {
+            self.engine.truncate(sequence, self.prompt.len() - 1)?;
+            let cached = self.engine.cached(sequence).len();
+            let rest = &self.prompt[cached..];
+            self.engine
+                .prefill(sequence, rest, &mut |_| ControlFlow::Continue(()))?;
+        }
+        let requests = self.requests(texts);
+        let started = Instant::now();
+        let finished = self
+            .engine
+            .decode(&requests, &mut |_| ControlFlow::Continue(()))?;
+        Ok((finished, started.elapsed().as_secs_f64()))
+    }
+
+    fn requests(&self, texts: &Texts) -> Vec<DecodeRequest> {
+        let request = |(sequence, &max_tokens)| DecodeRequest {
+            sequence,
+            max_tokens,
+            sampling: SamplingParams {
+                temperature: self.run.plan.temperature,
+                seed: texts.seed,
+                ..SamplingParams::default()
+            },
+            stop_tokens: texts.stop_tokens.to_vec(),
+            guide: texts.constraint.map(|constraint| constraint.guide.clone()),
+        };
+        texts.limits.iter().enumerate().map(request).collect()
+    }
+
+    /// The text of `tokens`, without one that ends it.
+    fn text(&self, tokens: &[TokenId]) -> Result<String, ExperimentError> {
+        let is_end = |token: &&TokenId| self.model.stop_tokens.contains(token);
+        let ends = usize::from(tokens.last().as_ref().is_some_and(is_end));
+        let tokens = &tokens[..tokens.len() - ends];
+        let tokenizer = self.model.tokenizer.as_ref().expect("checked before");
+        Ok(tokenizer.decode(tokens, SpecialTokens::Keep)?)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, guided: Option<Guided>, tokens: usize) {
+        match guided {
+            None => self.full += tokens,
+            Some(guided) => {
+                self.forced += guided.forced_tokens;
+                self.gathered += guided.gathered_steps;
+                self.full += guided.full_steps;
+            }
+        }
+    }
+}
+
+impl Compiled {
+    fn of(constraint: &Constraint) -> Self {
+        let tables = constraint.tables();
+        Self {
+            path: constraint.path().to_owned(),
+            compile_ms: constraint.compile_ms,
+            states: tables.map(|tables| tables.states()),
+            classes: tables.map(|tables| tables.classes()),
+            table_bytes: tables.map(|tables| tables.bytes()),
+        }
+    }
+}
