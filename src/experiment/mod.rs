@@ -5,7 +5,7 @@
 //! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
 //! - [`result`]: the file
 //! - [`models`]: models as plans name them
-//! - [`constraints`]: the experiments themselves, a module each
+//! - [`sync_overhead`], [`constraints`]: the experiments themselves
 //!
 //! Tables and charts are made from result files alone, by an experiment's `sections`.
 
@@ -14,6 +14,7 @@ pub mod models;
 pub mod plan;
 pub mod result;
 pub mod run;
+pub mod sync_overhead;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,8 @@ use serde_json::Value;
 use crate::constraint::ConstraintError;
 use crate::engine::EngineError;
 use crate::engine::choice::{ChoiceError, EngineChoice};
+use crate::engine::megakernel::DeviceError;
+use crate::measure::synchronisation::SynchronisationError;
 use crate::model::files::FilesError;
 use crate::model::generation::GenerationError;
 use crate::model::source::ModelError;
@@ -44,7 +47,7 @@ pub struct Kind {
 }
 
 /// All experiments.
-pub static ALL: &[Kind] = &[constraints::KIND];
+pub static ALL: &[Kind] = &[sync_overhead::KIND, constraints::KIND];
 
 /// The experiment called `name`.
 pub fn find(name: &str) -> Option<&'static Kind> {
@@ -181,6 +184,12 @@ pub enum ExperimentError {
     /// An engine that failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A device that failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Threads that can't be kept in step.
+    #[error(transparent)]
+    Synchronisation(#[from] SynchronisationError),
     /// A model that can't be loaded.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -233,3 +233,53 @@ fn a_model_that_is_not_there_fails_its_cells_and_not_the_others() {
     let measured = outcomes.iter().filter(|cell| cell["outcome"] == "measured");
     assert_eq!(measured.count(), 4);
 }
+
+/// Barriers of CPU threads, and those of the kernel on the emulator: two of each at most.
+const BARRIERS: &str = r#"
+phases = 6
+repeats = 2
+loads = [0, 4096]
+threads = [1, 2, 4096]
+ways = ["spinning-barrier", "parking-barrier", "thread-pool", "spawned"]
+memory_bytes = 65536
+blocks = [1, 1000]
+"#;
+
+#[test]
+fn barriers_are_measured_in_every_way_and_what_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("plan.toml");
+    std::fs::write(&plan, BARRIERS).unwrap();
+    for (device, ways, absent) in [
+        ("cpu", 4, "4096 threads/load-0: this machine has"),
+        ("emulated", 5, "1000 blocks-a-multiprocessor/load-0:"),
+    ] {
+        let mut command = onegrid(&["experiment", "sync-overhead", "--device", device]);
+        command.arg("--plan").arg(&plan).args(["--format", "json"]);
+        command.arg("--output").arg(folder.path().join(device));
+        let output = command.assert().success().get_output().clone();
+        assert_says(
+            &String::from_utf8_lossy(&output.stderr),
+            &["not measured: ", absent],
+        );
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(result["device"], device);
+        let cells = result["cells"].as_array().unwrap().iter();
+        let found: Vec<_> = cells
+            .map(|cell| &cell["result"])
+            .filter(|r| !r.is_null())
+            .collect();
+        assert!(found.len() >= 2);
+        for one in found {
+            let of_cell = one["ways"].as_array().unwrap();
+            assert_eq!(of_cell.len(), ways, "{one}");
+            for way in of_cell {
+                let samples = way["phase_microseconds"]["samples"].as_array().unwrap();
+                assert!(samples.len() >= 2 && samples.iter().all(|s| s.as_f64().unwrap() > 0.0));
+                let [run, phase] = ["run_microseconds", "phase_microseconds"]
+                    .map(|field| way[field]["median"].as_f64().unwrap());
+                assert!((run / phase - 6.0).abs() < 1e-9);
+            }
+        }
+    }
+}
