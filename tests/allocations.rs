@@ -117,9 +117,31 @@ fn moving_weights_allocates_nothing() {
     }
 }
 
+fn a_recorded_token_allocates_nothing() {
+    let config = shapes::config("tiny").unwrap();
+    let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
+    let options = CpuOptions {
+        threads: NonZeroUsize::new(2),
+        context: 256,
+        sequences: 3,
+        kernels: None,
+    };
+    let mut engine = CpuEngine::new(weights, &options).unwrap();
+    // Some steps find no room any more.
+    for steps in [400, 50] {
+        engine.start_trace(steps).unwrap();
+        let (_, between) = decode(&mut engine, &SamplingParams::default(), 120);
+        assert_eq!(between, 0, "between tokens, with a trace of {steps} steps");
+        let recording = engine.take_trace().unwrap().unwrap();
+        assert_eq!(recording.lost(), 0);
+        assert_eq!(recording.steps_not_recorded > 0, steps == 50);
+    }
+}
+
 #[test]
 fn a_token_allocates_nothing() {
     moving_weights_allocates_nothing();
+    a_recorded_token_allocates_nothing();
     let before = allocations();
     drop(std::hint::black_box(Box::new(1)));
     assert!(allocations() > before, "the counter counts");

@@ -59,6 +59,15 @@ pub trait Step {
     /// The logits after the last token of `sequence`, `[vocabulary]`, to be changed by sampling:
     /// from then on the sequence has none until its next token ran.
     fn take_logits(&mut self, sequence: usize) -> Option<&mut [f32]>;
+
+    /// Choosing a token begins. What this returns goes to [`sampled`](Self::sampled): when it was, where
+    /// a trace is recorded.
+    fn before_sample(&self) -> Option<u64> {
+        None
+    }
+
+    /// A token was chosen, which began at `begin`.
+    fn sampled(&mut self, _begin: u64) {}
 }
 
 /// A request under way.
@@ -256,6 +265,7 @@ impl<'a> Running<'a> {
     fn sample(&mut self, engine: &mut impl Step, next: Next) -> Result<TokenId, EngineError> {
         let sequence = self.request.sequence;
         let position = engine.sequences().cached(sequence).len();
+        let begin = engine.before_sample();
         let logits = engine.take_logits(sequence);
         let logits = logits.ok_or(EngineError::NothingToDecode { sequence })?;
         let [number, at] = [sequence, position].map(|n| n as u32);
@@ -267,6 +277,9 @@ impl<'a> Running<'a> {
             }
             _ => self.sampler.sample(logits, number, at),
         };
+        if let Some(begin) = begin {
+            engine.sampled(begin);
+        }
         token.ok_or_else(|| EngineError::NotFinite {
             place: "the logits".into(),
             position: position.saturating_sub(1),

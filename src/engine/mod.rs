@@ -9,6 +9,7 @@
 //! - [`guide`]: what the output of a request must follow
 //! - [`sequences`]: which tokens are cached for each sequence
 //! - [`work`]: what decoding had to read
+//! - [`trace`]: when each phase began and ended, where that is recorded
 //! - [`past`]: made-up keys and values, for measuring at positions that no prompt came to
 //!
 //! A caller can't tell the engines apart but by their speed.
@@ -23,6 +24,7 @@ pub mod megakernel;
 pub mod past;
 pub mod reference;
 pub mod sequences;
+pub mod trace;
 pub mod work;
 
 use std::ops::ControlFlow;
@@ -30,6 +32,7 @@ use std::ops::ControlFlow;
 use crate::model::{ModelConfig, TokenId};
 use crate::sampling::SamplingParams;
 use guide::{Guide, Guided};
+use trace::Recording;
 use work::Work;
 
 /// What an engine can do.
@@ -230,6 +233,16 @@ pub enum EngineError {
         /// The grammar's word.
         reason: String,
     },
+    /// An engine, or a way of running it, that records no traces.
+    #[error("the {engine} engine records no trace {of}; {instead}")]
+    NoTrace {
+        /// The engine.
+        engine: &'static str,
+        /// Of what: "of variant head_blocks".
+        of: String,
+        /// What is recorded.
+        instead: &'static str,
+    },
     /// Sampling parameters outside their range.
     #[error(transparent)]
     Sampling(#[from] crate::sampling::SamplingError),
@@ -324,6 +337,27 @@ pub trait Engine {
         tokens: &[TokenId],
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), EngineError>;
+
+    /// Begins to record the next `steps` passes: takes memory for them all. What was recorded before is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// An engine that records nothing; no memory.
+    fn start_trace(&mut self, _steps: usize) -> Result<(), EngineError> {
+        Err(EngineError::NoTrace {
+            engine: self.capabilities().name,
+            of: "at all".into(),
+            instead: "the cpu, cuda and emulated engines do",
+        })
+    }
+
+    /// Ends a recording and returns it; `None` if none was begun.
+    ///
+    /// # Errors
+    /// If a device fails.
+    fn take_trace(&mut self) -> Result<Option<Recording>, EngineError> {
+        Ok(None)
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::kernels::product::Product;
 use super::kernels::simd::LINE;
 use super::team::Member;
 use super::workspace::Workspace;
+use crate::engine::trace::{Phase, Recorder};
 use crate::model::{LayerWeights, Matrix, ModelConfig, TokenId, Weights};
 
 /// Up to this many columns a matrix is streamed from memory once for all of them, and every
@@ -77,6 +78,8 @@ pub struct Forward<'a> {
     pub columns: &'a [Token],
     /// Told where values are not finite.
     pub not_finite: &'a NotFinite,
+    /// Told when phases begin and end, where that is recorded.
+    pub(crate) trace: Option<&'a Recorder>,
 }
 
 /// Activations that a product reads: `[columns, k]`.
@@ -95,7 +98,7 @@ impl Forward<'_> {
     /// whether the whole head comes next, so that its rows are on their way by then.
     pub fn layers(&self, member: &Member, has_head: bool) {
         let layers = &self.weights.layers;
-        self.embed(member);
+        self.phase(member, Phase::Embed, None, || self.embed(member));
         self.barrier(
             member,
             layers.first().map(|layer| self.start_of_qkv(member, layer)),
@@ -110,22 +113,43 @@ impl Forward<'_> {
                 None => self.start_of(member, self.weights.head()),
             };
 
-            self.qkv(member, index, layer, o);
+            let at = Some(index);
+
+            self.phase(member, Phase::Qkv, at, || {
+                self.qkv(member, index, layer, o);
+            });
             self.barrier(member, Some(o));
 
             let ahead = |step: usize| self.fetch(o, step);
             let barrier = || self.barrier(member, None);
-            self.attention.run(member, index, layer, barrier, ahead);
+            self.phase(member, Phase::Attention, at, || {
+                (self.attention).run(member, index, layer, barrier, ahead);
+            });
             self.barrier(member, Some(o));
 
-            self.output(member, layer, gate);
+            self.phase(member, Phase::Output, at, || {
+                self.output(member, layer, gate);
+            });
             self.barrier(member, Some(gate));
 
-            self.gate_up(member, index, layer, down);
+            self.phase(member, Phase::GateUp, at, || {
+                self.gate_up(member, index, layer, down);
+            });
             self.barrier(member, Some(down));
 
-            self.down(member, layer, next);
+            self.phase(member, Phase::Down, at, || {
+                self.down(member, layer, next);
+            });
             self.barrier(member, Some(next));
+        }
+    }
+
+    /// Does the `work` of a phase, and records it where that is wanted.
+    fn phase(&self, member: &Member, phase: Phase, layer: Option<usize>, work: impl FnOnce()) {
+        let begin = (self.trace).map(|trace| trace.enter(member.index, phase, layer));
+        work();
+        if let (Some(trace), Some(begin)) = (self.trace, begin) {
+            trace.leave(member.index, begin);
         }
     }
 
@@ -164,9 +188,13 @@ impl Forward<'_> {
 
     /// Waits for the team, and meanwhile fetches weights that this member will stream next.
     fn barrier(&self, member: &Member, next: Option<*const bf16>) {
+        let begin = (self.trace).map(|trace| trace.wait_begins(member.index));
         match next {
             None => member.barrier_while(|_| ()),
             Some(start) => member.barrier_while(|spin| self.fetch(start, spin as usize)),
+        }
+        if let (Some(trace), Some(begin)) = (self.trace, begin) {
+            trace.waited(member.index, begin);
         }
     }
 
@@ -276,9 +304,14 @@ impl Forward<'_> {
     /// `workspace.logits[sequence]`.
     pub fn head(&self, member: &Member, columns: &[usize]) {
         assert!(columns.len() <= STREAMED_COLUMNS);
-        if columns.is_empty() {
-            return;
+        if !columns.is_empty() {
+            self.phase(member, Phase::Head, None, || {
+                self.all_logits(member, columns)
+            });
         }
+    }
+
+    fn all_logits(&self, member: &Member, columns: &[usize]) {
         let hidden = self.config().hidden_size;
         let normed = self
             .workspace
@@ -332,6 +365,12 @@ impl Forward<'_> {
     /// Final RMSNorm of `column`, and the rows of the head that belong to `tokens`, into
     /// `workspace.logits[sequence]`.
     pub fn head_rows(&self, member: &Member, column: usize, tokens: &[TokenId]) {
+        self.phase(member, Phase::Head, None, || {
+            self.some_logits(member, column, tokens);
+        });
+    }
+
+    fn some_logits(&self, member: &Member, column: usize, tokens: &[TokenId]) {
         let share = member.share(tokens.len());
         if share.is_empty() {
             return;

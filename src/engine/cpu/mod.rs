@@ -31,6 +31,7 @@ use workspace::Workspace;
 use super::decode_loop::{self, Column, Head, STEP_COLUMNS, Step};
 use super::past::{FillPast, RandomPast};
 use super::sequences::Sequences;
+use super::trace::{Phase, Recorder, Recording, Step as TracedStep, StepKind};
 use super::work::Work;
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::promotion::Promoter;
@@ -73,6 +74,8 @@ pub struct CpuEngine {
     /// How long the last decode step took.
     step_time: Duration,
     work: Work,
+    /// What is recorded, where something is.
+    recorder: Option<Recorder>,
 }
 
 impl CpuEngine {
@@ -105,6 +108,7 @@ impl CpuEngine {
             promoter: Promoter::new(&weights, team.threads()),
             step_time: Duration::ZERO,
             work: Work::default(),
+            recorder: None,
             team,
             weights,
         })
@@ -125,6 +129,7 @@ impl CpuEngine {
             tokens: &self.tokens,
             plan: &self.plan,
         };
+        let trace = self.recorder.as_ref().filter(|trace| trace.is_recording());
         let forward = Forward {
             weights: &self.weights,
             kernels: &self.kernels,
@@ -132,8 +137,30 @@ impl CpuEngine {
             attention: &attention,
             columns: &self.tokens,
             not_finite: &self.not_finite,
+            trace,
         };
-        self.team.run(&|member| job(&forward, member));
+        self.team.run(&|member| {
+            if let Some(trace) = trace {
+                trace.resume(member.index);
+            }
+            job(&forward, member);
+        });
+        if let Some(trace) = trace {
+            // This thread is member 0, and waited for the others.
+            trace.waited(0, trace.wait_begins(0));
+        }
+    }
+
+    /// Tells the recorder, where there is one, that the columns that were set are a step.
+    fn record_step(&mut self, kind: StepKind) {
+        if let (Some(recorder), Some(first)) = (&mut self.recorder, self.tokens.first()) {
+            recorder.begin_step(TracedStep {
+                kind,
+                columns: self.tokens.len() as u32,
+                token: first.token,
+                position: first.position as u32,
+            });
+        }
     }
 
     /// Runs `self.tokens` through the layers, those at `self.wanted` through the head, and others
@@ -220,6 +247,7 @@ impl CpuEngine {
             token,
         });
         self.tokens.extend(tokens);
+        self.record_step(StepKind::Prefill);
     }
 }
 
@@ -244,6 +272,7 @@ impl Step for CpuEngine {
                 self.wanted.push(index);
             }
         }
+        self.record_step(StepKind::Decode);
         self.pass(columns)?;
         self.step_time = started.elapsed();
         Ok(())
@@ -264,6 +293,30 @@ impl Step for CpuEngine {
         let logits = self.workspace.logits.as_mut_slice();
         has_logits.then(|| &mut logits[sequence * size..(sequence + 1) * size])
     }
+
+    fn before_sample(&self) -> Option<u64> {
+        let recorder = self
+            .recorder
+            .as_ref()
+            .filter(|trace| trace.is_recording())?;
+        recorder.resume(0);
+        Some(recorder.enter(0, Phase::Sample, None))
+    }
+
+    fn sampled(&mut self, begin: u64) {
+        if let Some(recorder) = &self.recorder {
+            recorder.leave(0, begin);
+        }
+    }
+}
+
+/// Events of one thread in one pass at most: a phase and a wait of each of a layer's five, waits within
+/// them (for a norm, for a packed input, within attention), the embedding, the head in pieces, and a
+/// token of each sequence.
+fn most_events(layers: usize, sequences: usize) -> usize {
+    let of_layer = 5 * 2 + 8;
+    let heads = PREFILL_CHUNK.max(sequences).div_ceil(STREAMED_COLUMNS) + STEP_COLUMNS;
+    layers * of_layer + 2 + 2 * heads + sequences
 }
 
 impl FillPast for CpuEngine {
@@ -384,5 +437,18 @@ impl Engine for CpuEngine {
         }
         self.sequences.set_has_logits(sequence, done > 0);
         Ok(())
+    }
+
+    fn start_trace(&mut self, steps: usize) -> Result<(), EngineError> {
+        let layers = self.weights.config.layers;
+        let events = most_events(layers, self.sequences.count());
+        self.recorder = Some(Recorder::new(self.team.threads(), steps, events)?);
+        Ok(())
+    }
+
+    fn take_trace(&mut self) -> Result<Option<Recording>, EngineError> {
+        let layers = self.weights.config.layers;
+        let recorder = self.recorder.take();
+        Ok(recorder.map(|recorder| recorder.finish("cpu", layers)))
     }
 }
