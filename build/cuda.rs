@@ -160,6 +160,16 @@ fn compile_one(
         String::new()
     };
     let target = format!("-gencode=arch=compute_{arch},code=[sm_{arch}{ptx_code}]");
+    // One source may include another, for what both have.
+    let text = read(source)?;
+    let of_include = |line: &str| {
+        let name = line.strip_prefix("#include \"")?.strip_suffix(".cu\"")?;
+        Some(source.with_file_name(name).with_extension("cu"))
+    };
+    let included = text.lines().filter_map(of_include);
+    let included = included
+        .map(|path| read(&path))
+        .collect::<Result<String, _>>()?;
     let environment: Vec<_> = nvcc::FLAGS
         .map(|name| std::env::var(name).unwrap_or_default())
         .into();
@@ -169,7 +179,8 @@ fn compile_one(
         &target,
         &environment.join(" "),
         headers,
-        &read(source)?,
+        &text,
+        &included,
     ];
     let folder = build
         .cache

@@ -5,10 +5,11 @@ use std::fs;
 use crate::{Build, files, read};
 
 /// The sources that the emulator runs, in `cuda/`.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     "emulator/emulator.cpp",
     "megakernel.cu",
     "step_kernels.cu",
+    "traced_megakernel.cu",
     "sync_overhead.cu",
 ];
 

@@ -51,6 +51,12 @@
 #define OG_NO_LOGITS 0xffffffffu
 /* `OgReport.norm` where nothing was found wrong. */
 #define OG_ALL_FINITE 0xffffffffu
+/* `OgTraceEvent.layer` of what belongs to no layer. */
+#define OG_TRACE_NO_LAYER 0xffffu
+/* `OgTraceEvent.kind`: an OgPhase, or this for the look through the logits between head and its barrier... */
+#define OG_TRACE_SCORE 15
+/* ...and this bit for the wait at the barrier behind it. */
+#define OG_TRACE_WAIT_BIT 4
 
 /* What a launch runs. */
 enum OgMode {
@@ -278,6 +284,34 @@ typedef struct OgCandidate {
     uint32_t not_finite;
 } OgCandidate;
 
+/* One stretch of time of one block: a phase, or a wait. Events of a block follow each other. */
+typedef struct OgTraceEvent {
+    uint64_t begin; /* nanoseconds of globaltimer */
+    uint64_t end;
+    uint32_t step;  /* the pass; sampling counts as that of the pass whose logits it takes */
+    uint32_t epoch; /* barriers of the launch that the block had passed when it began */
+    uint16_t kind;
+    uint16_t layer; /* or OG_TRACE_NO_LAYER */
+    uint32_t block;
+} OgTraceEvent;
+
+/* A pass: its first column. */
+typedef struct OgTraceStep {
+    uint32_t position;
+    uint32_t token;
+    uint32_t columns;
+    uint32_t is_recorded;
+} OgTraceStep;
+
+/* What a block has recorded, all launches together. A trace lies in memory of its own, zero at first: a head of each
+ * block, OgArguments.trace_steps steps, OgArguments.trace_events events of each block. */
+typedef struct OgTraceHead {
+    uint32_t count;     /* events */
+    uint32_t lost;      /* events for which there was no room */
+    uint32_t next_step; /* of block 0: the number of the next pass */
+    uint32_t padding[29]; /* 128 bytes: a line of its own */
+} OgTraceHead;
+
 /* What became of a launch. */
 typedef struct OgReport {
     uint32_t status; /* OgStatus */
@@ -331,6 +365,11 @@ typedef struct OgArguments {
     uint32_t stall_block;  /* tests: this block... */
     uint32_t stall_epoch;  /* ...never arrives at this epoch of the launch; 0: no block stalls */
     uint32_t step_columns; /* OG_MODE_DECODE: columns of a pass that forced tokens may fill, as in the kernel's name */
+    uint64_t trace;        /* address of what a traced kernel records; 0: nothing is recorded */
+    uint32_t trace_steps;  /* passes that are recorded */
+    uint32_t trace_events; /* events of each block that there is room for */
+    uint32_t trace_step;   /* the number of this launch's first pass, from 0 */
+    uint32_t padding;
 } OgArguments;
 
 #endif

@@ -15,6 +15,9 @@ pub const OG_BUCKETS: u32 = 2048;
 pub const OG_SELECT_PASSES: u32 = 3;
 pub const OG_NO_LOGITS: u32 = 4294967295;
 pub const OG_ALL_FINITE: u32 = 4294967295;
+pub const OG_TRACE_NO_LAYER: u32 = 65535;
+pub const OG_TRACE_SCORE: u32 = 15;
+pub const OG_TRACE_WAIT_BIT: u32 = 4;
 /// One pass of `OgControl.columns` through the layers, and the head for those that want it.
 pub const OG_MODE_COLUMNS: OgMode = 0;
 /// Sample, stop or step, until every request ended (or `max_steps` were made).
@@ -670,6 +673,105 @@ const _: () = {
         "Offset of field: OgCandidate::not_finite",
     ][::std::mem::offset_of!(OgCandidate, not_finite) - 20usize];
 };
+/// One stretch of time of one block: a phase, or a wait. Events of a block follow each other.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct OgTraceEvent {
+    /// nanoseconds of globaltimer
+    pub begin: u64,
+    pub end: u64,
+    /// the pass; sampling counts as that of the pass whose logits it takes
+    pub step: u32,
+    /// barriers of the launch that the block had passed when it began
+    pub epoch: u32,
+    pub kind: u16,
+    /// or OG_TRACE_NO_LAYER
+    pub layer: u16,
+    pub block: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OgTraceEvent"][::std::mem::size_of::<OgTraceEvent>() - 32usize];
+    ["Alignment of OgTraceEvent"][::std::mem::align_of::<OgTraceEvent>() - 8usize];
+    [
+        "Offset of field: OgTraceEvent::begin",
+    ][::std::mem::offset_of!(OgTraceEvent, begin) - 0usize];
+    [
+        "Offset of field: OgTraceEvent::end",
+    ][::std::mem::offset_of!(OgTraceEvent, end) - 8usize];
+    [
+        "Offset of field: OgTraceEvent::step",
+    ][::std::mem::offset_of!(OgTraceEvent, step) - 16usize];
+    [
+        "Offset of field: OgTraceEvent::epoch",
+    ][::std::mem::offset_of!(OgTraceEvent, epoch) - 20usize];
+    [
+        "Offset of field: OgTraceEvent::kind",
+    ][::std::mem::offset_of!(OgTraceEvent, kind) - 24usize];
+    [
+        "Offset of field: OgTraceEvent::layer",
+    ][::std::mem::offset_of!(OgTraceEvent, layer) - 26usize];
+    [
+        "Offset of field: OgTraceEvent::block",
+    ][::std::mem::offset_of!(OgTraceEvent, block) - 28usize];
+};
+/// A pass: its first column.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct OgTraceStep {
+    pub position: u32,
+    pub token: u32,
+    pub columns: u32,
+    pub is_recorded: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OgTraceStep"][::std::mem::size_of::<OgTraceStep>() - 16usize];
+    ["Alignment of OgTraceStep"][::std::mem::align_of::<OgTraceStep>() - 4usize];
+    [
+        "Offset of field: OgTraceStep::position",
+    ][::std::mem::offset_of!(OgTraceStep, position) - 0usize];
+    [
+        "Offset of field: OgTraceStep::token",
+    ][::std::mem::offset_of!(OgTraceStep, token) - 4usize];
+    [
+        "Offset of field: OgTraceStep::columns",
+    ][::std::mem::offset_of!(OgTraceStep, columns) - 8usize];
+    [
+        "Offset of field: OgTraceStep::is_recorded",
+    ][::std::mem::offset_of!(OgTraceStep, is_recorded) - 12usize];
+};
+/** What a block has recorded, all launches together. A trace lies in memory of its own, zero at first: a head of each
+ block, OgArguments.trace_steps steps, OgArguments.trace_events events of each block.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct OgTraceHead {
+    /// events
+    pub count: u32,
+    /// events for which there was no room
+    pub lost: u32,
+    /// of block 0: the number of the next pass
+    pub next_step: u32,
+    /// 128 bytes: a line of its own
+    pub padding: [u32; 29usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of OgTraceHead"][::std::mem::size_of::<OgTraceHead>() - 128usize];
+    ["Alignment of OgTraceHead"][::std::mem::align_of::<OgTraceHead>() - 4usize];
+    [
+        "Offset of field: OgTraceHead::count",
+    ][::std::mem::offset_of!(OgTraceHead, count) - 0usize];
+    [
+        "Offset of field: OgTraceHead::lost",
+    ][::std::mem::offset_of!(OgTraceHead, lost) - 4usize];
+    [
+        "Offset of field: OgTraceHead::next_step",
+    ][::std::mem::offset_of!(OgTraceHead, next_step) - 8usize];
+    [
+        "Offset of field: OgTraceHead::padding",
+    ][::std::mem::offset_of!(OgTraceHead, padding) - 12usize];
+};
 /// What became of a launch.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -797,10 +899,19 @@ pub struct OgArguments {
     pub stall_epoch: u32,
     /// OG_MODE_DECODE: columns of a pass that forced tokens may fill, as in the kernel's name
     pub step_columns: u32,
+    /// address of what a traced kernel records; 0: nothing is recorded
+    pub trace: u64,
+    /// passes that are recorded
+    pub trace_steps: u32,
+    /// events of each block that there is room for
+    pub trace_events: u32,
+    /// the number of this launch's first pass, from 0
+    pub trace_step: u32,
+    pub padding: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgArguments"][::std::mem::size_of::<OgArguments>() - 448usize];
+    ["Size of OgArguments"][::std::mem::size_of::<OgArguments>() - 472usize];
     ["Alignment of OgArguments"][::std::mem::align_of::<OgArguments>() - 8usize];
     [
         "Offset of field: OgArguments::weights",
@@ -877,4 +988,19 @@ const _: () = {
     [
         "Offset of field: OgArguments::step_columns",
     ][::std::mem::offset_of!(OgArguments, step_columns) - 444usize];
+    [
+        "Offset of field: OgArguments::trace",
+    ][::std::mem::offset_of!(OgArguments, trace) - 448usize];
+    [
+        "Offset of field: OgArguments::trace_steps",
+    ][::std::mem::offset_of!(OgArguments, trace_steps) - 456usize];
+    [
+        "Offset of field: OgArguments::trace_events",
+    ][::std::mem::offset_of!(OgArguments, trace_events) - 460usize];
+    [
+        "Offset of field: OgArguments::trace_step",
+    ][::std::mem::offset_of!(OgArguments, trace_step) - 464usize];
+    [
+        "Offset of field: OgArguments::padding",
+    ][::std::mem::offset_of!(OgArguments, padding) - 468usize];
 };

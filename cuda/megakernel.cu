@@ -73,6 +73,7 @@ struct Megakernel {
     // One pass of the columns through the layers and the head.
     __device__ __forceinline__ static bool run_pass() {
         const Block block;
+        trace_pass();
         // Read only behind the barriers to come.
         if (block.thread == 0) block.plan_pass(query_block(COLUMNS), !BY_HEAD && !FUSED);
         embed_phase();
@@ -85,7 +86,9 @@ struct Megakernel {
             before = OG_PHASE_DOWN;
         }
         if (!norm(before, layers, 2 * layers, block.weights<float>(block.model.final_norm))) return false;
-        return head_phase<COLUMNS, NORMED>(before);
+        if (!head_phase<COLUMNS, NORMED>(before)) return false;
+        trace_phase(OG_PHASE_HEAD);
+        return true;
     }
 
     // From logits to the next columns.
@@ -121,6 +124,7 @@ struct Megakernel {
         do {
             if (decodes) {
                 if (!sample()) return false;
+                trace_phase(OG_PHASE_SAMPLE);
                 if (block.shared.control.ended != 0) break;
             }
             if (!run_pass()) return false;
@@ -161,7 +165,9 @@ struct Megakernel {
     MEGAKERNEL(HEAD_DIM, COLUMNS, head_blocks)        \
     MEGAKERNEL(HEAD_DIM, COLUMNS, fused_phases)
 
-#if defined(ONEGRID_FEW_KERNELS)
+#if ONEGRID_TRACED
+// traced_megakernel.cu has its own.
+#elif defined(ONEGRID_FEW_KERNELS)
 // For programs with sanitizers, which take long to compile: all that differs from kernel to kernel, once.
 MEGAKERNELS(64, 1)
 MEGAKERNELS(64, 2)

@@ -230,7 +230,10 @@ fn weights_are_loaded_sixteen_bytes_at_a_time() {
                 narrow.is_empty(),
                 "{at} loads weights in small pieces: {narrow:#?}"
             );
-            if function.name.starts_with("megakernel_") {
+            if ["megakernel_", "traced_"]
+                .iter()
+                .any(|name| function.name.starts_with(name))
+            {
                 // One for each of the products QKV, O, gate and up, down, and the head.
                 let loops: BTreeSet<_> = loads
                     .iter()

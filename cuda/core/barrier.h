@@ -9,6 +9,7 @@
 #pragma once
 
 #include "block.h"
+#include "trace.h"
 
 struct GridBarrier {
     const Block block;
@@ -30,10 +31,12 @@ struct GridBarrier {
         place.first_epoch = place.epoch = counter.epoch;
         place.first_arrival = counter.first_arrival;
         place.aborted = 0;
+        trace_begin();
     }
 
     // Tells the others that this block is done with `phase`.
     __device__ __forceinline__ void arrive(OgPhase phase) const {
+        trace_phase(traced_as(phase));
         if (kind != OG_BARRIER_EPOCH) return; // cooperative groups arrive and wait at once
         BLOCK_SYNC();
         if (block.thread != 0) return;
@@ -47,19 +50,9 @@ struct GridBarrier {
     // Waits until all blocks are done with `phase`, as part of `layer`. False if the launch was aborted: then
     // every thread must leave.
     __device__ __forceinline__ bool wait(OgPhase phase, uint32_t layer) const {
-        if (kind == OG_BARRIER_NONE) return true;
-        if (kind == OG_BARRIER_COOPERATIVE) {
-#if ONEGRID_EMULATED
-            emulator::grid_barrier(order(phase) == Order::Relaxed);
-#else
-            cooperative_groups::this_grid().sync();
-#endif
-            return true;
-        }
-        // One thread decides for its block, so that all its threads leave or none.
-        if (block.thread == 0) place.aborted = !spin(phase, layer);
-        BLOCK_SYNC();
-        return place.aborted == 0;
+        if (!wait_for_all(phase, layer)) return false;
+        trace_wait(traced_as(phase), layer);
+        return true;
     }
 
     __device__ __forceinline__ bool sync(OgPhase phase, uint32_t layer) const {
@@ -75,6 +68,28 @@ struct GridBarrier {
     }
 
 private:
+    // What ends where a block arrives, if not the phase itself: before `head`'s barrier the logits are scored, and
+    // before `sample`'s those that the selection left are drawn from.
+    __device__ __forceinline__ static uint32_t traced_as(OgPhase phase) {
+        return phase == OG_PHASE_HEAD ? OG_TRACE_SCORE : phase == OG_PHASE_SAMPLE ? OG_PHASE_SELECT : phase;
+    }
+
+    __device__ __forceinline__ bool wait_for_all(OgPhase phase, uint32_t layer) const {
+        if (kind == OG_BARRIER_NONE) return true;
+        if (kind == OG_BARRIER_COOPERATIVE) {
+#if ONEGRID_EMULATED
+            emulator::grid_barrier(order(phase) == Order::Relaxed);
+#else
+            cooperative_groups::this_grid().sync();
+#endif
+            return true;
+        }
+        // One thread decides for its block, so that all its threads leave or none.
+        if (block.thread == 0) place.aborted = !spin(phase, layer);
+        BLOCK_SYNC();
+        return place.aborted == 0;
+    }
+
     __device__ __forceinline__ uint32_t passed() const { return place.epoch - place.first_epoch; }
 
     // Arrivals that end the epoch.

@@ -38,6 +38,15 @@ struct BarrierPlace {
     uint32_t aborted;
 };
 
+// Where a block is in the trace; its first thread's alone. There in all kernels, so that what kernels share is the same.
+struct TracePlace {
+    uint64_t since; // when the last event ended
+    uint32_t epoch; // barriers passed in this launch
+    uint32_t step;
+    uint32_t layer;
+    uint32_t count, lost; // as in OgTraceHead
+};
+
 // The first part of a block's shared memory.
 struct BlockState {
     OgArguments arguments;
@@ -56,6 +65,7 @@ struct BlockState {
     uint64_t totals[WARP];            // of a histogram, by warp
     double warp_key[WARP];
     uint32_t warp_token[WARP];
+    TracePlace trace;
 };
 static_assert(sizeof(BlockState) <= OG_SHARED_FIXED, "the host sets aside OG_SHARED_FIXED bytes");
 

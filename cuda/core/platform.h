@@ -20,8 +20,16 @@
 
 constexpr unsigned WARP = 32;
 
-// A phase is a function of its own: its registers are allocated for it alone, and kernels share it.
-#if ONEGRID_EMULATED
+// Set by the source whose kernels record traces.
+#if !defined(ONEGRID_TRACED)
+#define ONEGRID_TRACED 0
+#endif
+
+// A phase is a function of its own: its registers are allocated for it alone, and kernels share it. Those that record
+// traces are linked to the same program and have phases of their own, of which they don't call all.
+#if ONEGRID_EMULATED && ONEGRID_TRACED
+#define PHASE static __attribute__((noinline, unused))
+#elif ONEGRID_EMULATED
 #define PHASE __attribute__((noinline)) inline
 #else
 #define PHASE static __device__ __forceinline__
@@ -55,6 +63,13 @@ __device__ __forceinline__ uint32_t opaque(uint32_t value) {
 #define BLOCK_SYNC() emulator::block_barrier(__FILE__, __LINE__)
 #else
 #define BLOCK_SYNC() __syncthreads()
+#endif
+
+// Waits for all threads of the block for the clock's sake alone: nobody needs what it makes visible.
+#if ONEGRID_EMULATED
+#define BLOCK_MEET() emulator::block_barrier(__FILE__, __LINE__)
+#else
+#define BLOCK_MEET() __syncthreads()
 #endif
 
 // Every thread's dynamic shared memory.

@@ -104,6 +104,13 @@ impl Memory {
         assert!(inside, "{len} bytes at {offset} of {}", self.len);
         self.start.wrapping_add(offset as usize)
     }
+
+    /// Reads `bytes` from `offset`. Nothing may run meanwhile.
+    fn read(&self, offset: u64, bytes: &mut [u8]) {
+        let from = self.range(offset, bytes.len());
+        // SAFETY: inside the memory (checked), which nobody else touches since nothing runs.
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+    }
 }
 
 /// A launch on its way to the thread that runs them.
@@ -127,6 +134,7 @@ pub struct EmulatedDevice {
     kernels: Vec<String>,
     weights: Option<Memory>,
     state: Option<Memory>,
+    trace: Option<Memory>,
     mailbox_memory: Option<Memory>,
     mailbox: Option<Mailbox>,
     jobs: Option<Sender<Job>>,
@@ -169,6 +177,7 @@ impl EmulatedDevice {
             kernels: kernels(),
             weights: None,
             state: None,
+            trace: None,
             mailbox_memory: None,
             mailbox: None,
             jobs: Some(jobs),
@@ -315,10 +324,19 @@ impl Device for EmulatedDevice {
 
     fn read_state(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.wait()?;
-        let state = self.state.as_ref().expect("allocated");
-        let from = state.range(offset, bytes.len());
-        // SAFETY: inside the memory (checked), which nobody else touches since nothing runs.
-        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        self.state.as_ref().expect("allocated").read(offset, bytes);
+        Ok(())
+    }
+
+    fn allocate_trace(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        self.wait()?;
+        let memory = Memory::new(bytes, "taking memory for the trace")?;
+        Ok(self.trace.insert(memory).address())
+    }
+
+    fn read_trace(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.wait()?;
+        self.trace.as_ref().expect("allocated").read(offset, bytes);
         Ok(())
     }
 

@@ -327,6 +327,14 @@ impl Device for Recorder {
         self.device.read_state(offset, bytes)
     }
 
+    fn allocate_trace(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        self.device.allocate_trace(bytes)
+    }
+
+    fn read_trace(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.device.read_trace(offset, bytes)
+    }
+
     fn mailbox(&self) -> &Mailbox {
         self.device.mailbox()
     }

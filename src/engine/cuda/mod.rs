@@ -14,6 +14,8 @@ mod stream;
 
 use std::rc::Rc;
 
+use cudarc::driver::sys::CUdeviceptr;
+
 use super::megakernel::abi::OG_MAX_THREADS;
 use super::megakernel::device::{Addresses, Device, Launch, Limits, WeightSink};
 use super::megakernel::mailbox::Mailbox;
@@ -34,7 +36,12 @@ const THREADS: u32 = OG_MAX_THREADS;
 const PIECE_BYTES: usize = 1 << 25;
 
 /// The sources whose kernels are loaded.
-const SOURCES: [&str; 3] = ["megakernel", "step_kernels", "sync_overhead"];
+const SOURCES: [&str; 4] = [
+    "megakernel",
+    "step_kernels",
+    "traced_megakernel",
+    "sync_overhead",
+];
 
 /// Whether there is a GPU that this program has kernels for, without touching its memory.
 ///
@@ -72,6 +79,7 @@ pub struct CudaDevice {
     running: String,
     weights: Option<DeviceMemory>,
     state: Option<DeviceMemory>,
+    trace: Option<DeviceMemory>,
     mailbox: Option<Mailbox>,
     mailbox_memory: Option<PinnedMemory>,
     staging: [Staging; 2],
@@ -119,6 +127,7 @@ impl CudaDevice {
             running: "the driver".into(),
             weights: None,
             state: None,
+            trace: None,
             mailbox: None,
             mailbox_memory: None,
             staging: [staging()?, staging()?],
@@ -132,6 +141,17 @@ impl CudaDevice {
     /// The card.
     pub fn card(&self) -> &Card {
         &self.context.card
+    }
+
+    /// Reads memory of the card behind all that was launched.
+    ///
+    /// # Safety
+    /// As many bytes as `bytes` has must lie at `from`.
+    unsafe fn read(&mut self, from: CUdeviceptr, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.context.make_current()?;
+        // SAFETY: the caller's promise; the copy is waited for.
+        unsafe { self.stream.copy_from_device(bytes, from)? };
+        self.stream.wait(&self.running)
     }
 
     /// What a kernel takes.
@@ -244,15 +264,24 @@ impl Device for CudaDevice {
     }
 
     fn read_state(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        self.context.make_current()?;
-        let from = self
-            .state
-            .as_ref()
-            .expect("allocated")
-            .range(offset, bytes.len());
-        // SAFETY: the range is inside the state, and the copy is waited for.
-        unsafe { self.stream.copy_from_device(bytes, from)? };
-        self.stream.wait(&self.running)
+        let from = self.state.as_ref().expect("allocated");
+        let from = from.range(offset, bytes.len());
+        // SAFETY: the range is inside the state.
+        unsafe { self.read(from, bytes) }
+    }
+
+    fn allocate_trace(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        self.wait()?;
+        self.trace = None;
+        let memory = DeviceMemory::new(&self.context, bytes, "the trace")?;
+        Ok(self.trace.insert(memory).address())
+    }
+
+    fn read_trace(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        let from = self.trace.as_ref().expect("allocated");
+        let from = from.range(offset, bytes.len());
+        // SAFETY: the range is inside the trace.
+        unsafe { self.read(from, bytes) }
     }
 
     fn mailbox(&self) -> &Mailbox {

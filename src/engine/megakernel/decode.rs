@@ -217,10 +217,13 @@ impl<D: Device> MegakernelEngine<D> {
             false => self.plan.decode(columns),
         };
         let mut guides = session.live.iter().map(|&index| &session.running[index]);
-        let pass = match guides.any(|run| !run.cursor.is_free()) {
+        let is_guided = guides.any(|run| !run.cursor.is_free());
+        let pass = match (&self.trace, is_guided) {
+            // It takes one column.
+            (Some(trace), _) => &trace.pass,
             // Forced tokens fill columns, where the variant has a kernel for them.
-            true => pass(self.options.columns.max(columns)).or_else(|_| pass(columns))?,
-            false => pass(columns)?,
+            (None, true) => pass(self.options.columns.max(columns)).or_else(|_| pass(columns))?,
+            (None, false) => pass(columns)?,
         };
         let pass = pass.clone();
         self.device.wait()?;
@@ -337,10 +340,11 @@ impl<D: Device> MegakernelEngine<D> {
             let is_idle = self.device.is_idle()?;
             self.drain(session)?;
             if is_idle {
-                return Ok(());
+                break;
             }
             self.await_token(session);
         }
+        Ok(self.count_traced_passes(pass)?)
     }
 
     /// Separate kernels: a step launched for each token, a little ahead of what was read.

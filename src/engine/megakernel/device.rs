@@ -140,6 +140,22 @@ pub trait Device: WeightSink {
     /// If they lie outside the state.
     fn read_state(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// Takes memory for a trace, all of it zero, in place of what was taken before. Returns its address
+    /// as kernels see it.
+    ///
+    /// # Errors
+    /// If there is not enough.
+    fn allocate_trace(&mut self, bytes: u64) -> Result<u64, DeviceError>;
+
+    /// Reads `bytes` from `offset` of the trace.
+    ///
+    /// # Errors
+    /// If the copy, or what ran before, fails.
+    ///
+    /// # Panics
+    /// If they lie outside the trace.
+    fn read_trace(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
     /// The memory that host and kernels share.
     ///
     /// # Panics

@@ -8,6 +8,7 @@
 //! - [`options`]: variants, stages, barriers
 //! - [`plan`]: which kernel runs a pass, and how it is launched
 //! - [`mailbox`]: the memory that both sides see while a kernel runs
+//! - `trace`: what the kernel records of itself
 //! - `decode`: requests handed to the device, tokens taken from the ring
 
 pub mod abi;
@@ -19,6 +20,7 @@ pub mod layout;
 pub mod mailbox;
 pub mod options;
 pub mod plan;
+mod trace;
 pub mod upload;
 
 use std::ops::ControlFlow;
@@ -33,6 +35,7 @@ use super::decode_loop::{self, Column, Head, Step};
 use super::guide::Guide;
 use super::past::{CachedLayer, CachedPast, FillPast, RandomPast, ReadPast};
 use super::sequences::Sequences;
+use super::trace::{Recording, StepKind};
 use super::{Capabilities, DecodeRequest, Decoded, Engine, EngineError, Finished};
 use crate::model::{ModelConfig, TokenId, Weights};
 use abi::{
@@ -45,6 +48,7 @@ use device::{Addresses, Launch};
 use guides::PlacedGuide;
 use layout::{StateLayout, WeightLayout};
 use plan::{Pass, Plan};
+use trace::DeviceTrace;
 
 /// The engine that decodes with the megakernel on a device.
 pub struct MegakernelEngine<D: Device> {
@@ -62,6 +66,8 @@ pub struct MegakernelEngine<D: Device> {
     guides: Vec<PlacedGuide>,
     /// What the host samples from, where it does: `[sequences][vocabulary]`.
     logits: Vec<f32>,
+    /// What is recorded, where something is.
+    trace: Option<DeviceTrace>,
 }
 
 impl<D: Device> MegakernelEngine<D> {
@@ -106,6 +112,7 @@ impl<D: Device> MegakernelEngine<D> {
             sequences: book,
             guides: Vec::new(),
             graph: None,
+            trace: None,
         })
     }
 
@@ -185,10 +192,14 @@ impl<D: Device> MegakernelEngine<D> {
             stall_block,
             stall_epoch,
             step_columns: pass.columns as u32,
+            ..OgArguments::default()
         }
     }
 
-    fn launch(&mut self, pass: &Pass, arguments: OgArguments) -> Result<(), DeviceError> {
+    fn launch(&mut self, pass: &Pass, mut arguments: OgArguments) -> Result<(), DeviceError> {
+        if let Some(trace) = &self.trace {
+            trace.tell(&mut arguments);
+        }
         self.device.launch(&Launch {
             kernel: pass.kernel.clone(),
             blocks: pass.blocks,
@@ -222,6 +233,7 @@ impl<D: Device> MegakernelEngine<D> {
         let arguments = self.arguments(pass, OG_MODE_COLUMNS);
         self.launch(pass, arguments)?;
         self.device.wait()?;
+        self.count_traced_passes(pass)?;
         self.check_report()
     }
 
@@ -304,6 +316,7 @@ impl<D: Device> MegakernelEngine<D> {
         };
         let columns: Vec<_> = piece.iter().enumerate().map(column).collect();
         let pass = self.plan.prefill(piece.len())?.clone();
+        self.note_pass(&pass, StepKind::Prefill, &columns);
         self.run(&pass, &columns)?;
         for &token in piece {
             self.sequences.push(sequence, token);
@@ -384,8 +397,12 @@ impl<D: Device> Step for MegakernelEngine<D> {
             });
         }
         // Forced runs take more columns than there are requests, for which the variant may have no kernel.
-        let pass = self.plan.decode(columns.len());
-        let pass = pass.or_else(|_| self.plan.prefill(columns.len()))?.clone();
+        let pass = match (&self.trace, columns) {
+            (Some(trace), [_]) => &trace.pass,
+            _ => (self.plan.decode(columns.len())).or_else(|_| self.plan.prefill(columns.len()))?,
+        };
+        let pass = pass.clone();
+        self.note_pass(&pass, StepKind::Decode, &device_columns);
         self.run(&pass, &device_columns)?;
         for column in columns {
             self.sequences.push(column.sequence, column.token);
@@ -520,6 +537,7 @@ impl<D: Device> Engine for MegakernelEngine<D> {
             });
         }
         decode_loop::check(&self.sequences, requests)?;
+        self.check_traceable(requests.len())?;
         // A grammar that the host steps needs the logits there.
         let is_for_host = |request: &DecodeRequest| matches!(request.guide, Some(Guide::Host(_)));
         if self.options.stage != Stage::V0 && !requests.iter().any(is_for_host) {
@@ -569,5 +587,13 @@ impl<D: Device> Engine for MegakernelEngine<D> {
         }
         self.sequences.set_has_logits(sequence, done > 0);
         Ok(())
+    }
+
+    fn start_trace(&mut self, steps: usize) -> Result<(), EngineError> {
+        self.begin_trace(steps)
+    }
+
+    fn take_trace(&mut self) -> Result<Option<Recording>, EngineError> {
+        self.end_trace()
     }
 }

@@ -227,6 +227,22 @@ impl Plan {
         Ok(plan)
     }
 
+    /// What decodes one sequence and records a trace of it, where `device` has a kernel for that.
+    ///
+    /// # Errors
+    /// A grid that can't be resident; too little shared memory.
+    pub fn traced<D: Device>(
+        device: &mut D,
+        config: &ModelConfig,
+        options: &MegakernelOptions,
+    ) -> Result<Option<Pass>, DeviceError> {
+        let name = format!("traced_h{}_c1_{}", config.head_dim, options.variant.name());
+        match device.has_kernel(&name) {
+            true => cooperative(device, config, options, name, 1).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// What decodes `columns` sequences together.
     ///
     /// # Errors
