@@ -6,6 +6,10 @@ mod qwen3;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use onegrid::trace::profile::{Given, Profile};
+use onegrid::trace::steps::Steps;
+use onegrid::trace::{file, reading};
+
 /// The status of a program that Ctrl-C ended, as shells have it.
 const INTERRUPTED: i32 = 130;
 
@@ -84,4 +88,31 @@ fn it_ends_a_program_that_waits_for_a_line() {
     press_ctrl_c(&child);
     assert_eq!(child.wait().unwrap().code(), Some(INTERRUPTED));
     drop(stdin);
+}
+
+#[test]
+fn it_leaves_a_trace_of_what_was_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.pftrace");
+    let path = path.to_str().unwrap();
+    let args = [
+        "--prompt",
+        "Hello",
+        "--max-tokens",
+        "20000",
+        "--device",
+        "cpu",
+        "--trace",
+        path,
+    ];
+    let mut child = spawn("generate", &args);
+    let text = wait_for_text(&mut child);
+    press_ctrl_c(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(INTERRUPTED));
+    drop(text.join());
+    let mut content = file::open(path.as_ref()).unwrap();
+    let trace = reading::read(&mut content).unwrap();
+    assert!(trace.numbers["steps"] > 0 && trace.numbers["lost_events"] == 0);
+    let profile = Profile::of_engine(&trace, Steps::All, Given::default()).unwrap();
+    assert!(profile.doubts().is_empty(), "{:?}", profile.doubts());
 }

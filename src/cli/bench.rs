@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::EngineArgs;
 use super::output::{Format, OutputArgs};
+use super::trace::TraceArgs;
 use super::{Outcome, WrongUse};
 use crate::engine::choice::DeviceName;
 use crate::measure::bandwidth::SAMPLE_SECONDS;
@@ -20,6 +21,7 @@ use crate::measure::environment::Environment;
 use crate::memory;
 use crate::model::checkpoint::{LoadOptions, Precision};
 use crate::model::{self, Source, SourceOptions};
+use crate::trace::perfetto::About;
 
 /// What is measured where nothing is asked for: the model that everyone has, and one whose weights
 /// exceed every cache.
@@ -71,6 +73,8 @@ pub struct BenchArgs {
 
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    trace: TraceArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -157,6 +161,14 @@ impl BenchArgs {
             true => vec![self.engine.clone()],
             false => self.engines.iter().map(one).collect(),
         };
+        if self.trace.trace.is_some() && (self.models.len() != 1 || engines.len() != 1) {
+            let message = format!(
+                "--trace: a trace is of one --model and one engine; found {} and {}",
+                self.models.len(),
+                engines.len()
+            );
+            return Err(WrongUse(message).into());
+        }
         engines.iter().try_for_each(EngineArgs::check)?;
         Ok(engines)
     }
@@ -203,7 +215,7 @@ impl BenchArgs {
             .engine
             .context
             .map_or(plan.context(), NonZeroUsize::get);
-        let subjects: Result<Vec<Subject>, anyhow::Error> = engines
+        let subjects: anyhow::Result<Vec<Subject>> = engines
             .iter()
             .map(|engine| {
                 let started = Instant::now();
@@ -216,9 +228,27 @@ impl BenchArgs {
             .collect();
         let weights = Arc::new(loaded.weights);
         let mut show = |event: Progress| progress.measuring(event);
-        decode::bench(&loaded.name, &weights, subjects?, plan, &mut show)
-            .map(Ran::Measured)
-            .with_context(|| format!("benchmark of {name}"))
+        let mut subjects = subjects?;
+        let measured = decode::bench(&loaded.name, &weights, &mut subjects, plan, &mut show);
+        let measured = measured.with_context(|| format!("benchmark of {name}"))?;
+        self.record(&mut subjects, &loaded.name, plan)?;
+        Ok(Ran::Measured(measured))
+    }
+
+    /// Records one more run, which is not among those that were measured.
+    fn record(
+        &self,
+        subjects: &mut [Subject],
+        model: &str,
+        plan: &DecodePlan,
+    ) -> anyhow::Result<()> {
+        if let (Some(_), [subject]) = (&self.trace.trace, subjects) {
+            let recording = decode::record(subject, plan, self.trace.trace_steps.get());
+            let recording = recording.context("--trace")?;
+            let about = About::of(&*subject.engine, model);
+            self.trace.write(recording.as_ref(), &about)?;
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use super::load::LoadedModel;
 use super::options::{EngineArgs, ModelArgs, SamplingArgs, token_id};
 use super::output::TextOutputArgs;
 use super::streaming::{read_stdin, write_completion};
+use super::trace::TraceArgs;
 use super::{Outcome, WrongUse};
 use crate::constraint::Constraint;
 use crate::engine::StopReason;
@@ -52,6 +53,8 @@ pub struct GenerateArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     constraint: ConstraintArgs,
+    #[command(flatten)]
+    trace: TraceArgs,
     #[command(flatten)]
     output: TextOutputArgs,
 }
@@ -106,6 +109,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         constraint.as_ref().map_or(0, Constraint::shortest),
     )?;
     let mut engine = args.engine.engine(weights, budget.context, 1)?;
+    args.trace.start(&mut *engine)?;
     let request = CompletionRequest {
         prompt: &prompt,
         max_tokens: budget.max_tokens,
@@ -122,6 +126,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         &mut output,
     )?;
     output.finish()?;
+    args.trace.finish(&mut *engine, &name)?;
     Ok(if completion.stop == StopReason::Callback.as_str() {
         Outcome::Interrupted
     } else {

@@ -6,7 +6,8 @@
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
-//! - [`generate`], [`chat`], [`mod@bench`], [`experiment`], [`logits`], [`tokenize`], [`inspect`],
+//! - [`trace`]: the flags that record a trace
+//! - [`generate`], [`chat`], [`mod@bench`], [`experiment`], [`compare`], [`logits`], [`tokenize`], [`inspect`],
 //!   [`mod@gpu_check`]: the commands
 //!
 //! Results go to standard output, notes and progress to standard error. The exit status is 0 when
@@ -15,6 +16,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod compare;
 pub mod constraint;
 pub mod experiment;
 pub mod generate;
@@ -27,6 +29,7 @@ pub mod options;
 pub mod output;
 pub mod streaming;
 pub mod tokenize;
+pub mod trace;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -54,6 +57,7 @@ enum Command {
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
     Experiment(experiment::ExperimentArgs),
+    Compare(compare::CompareArgs),
     Logits(logits::LogitsArgs),
     Tokenize(tokenize::TokenizeArgs),
     Inspect(inspect::InspectArgs),
@@ -81,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Experiment(args) => experiment::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -16,6 +16,7 @@ mod gpu_check;
 mod inspect;
 mod logits;
 mod tokenize;
+mod trace;
 
 use std::path::{Path, PathBuf};
 

@@ -22,6 +22,7 @@ use report::{Comparison, FirstRun, Floor, Promotion, Run};
 use super::bandwidth::team::ReadTeam;
 use super::bandwidth::{Bandwidth, BandwidthError};
 use super::statistics::{Ratio, Summary, below, hash};
+use crate::engine::trace::Recording;
 use crate::engine::{DecodeRequest, Engine, EngineError};
 use crate::memory;
 use crate::model::{ModelConfig, TokenId, Weights, promotion};
@@ -146,16 +147,16 @@ pub struct Measured {
 pub fn bench(
     model: &str,
     weights: &Arc<Weights>,
-    mut subjects: Vec<Subject>,
+    subjects: &mut [Subject],
     plan: &DecodePlan,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Measured, BenchError> {
     let mut first_runs = Vec::new();
-    for subject in &mut subjects {
+    for subject in subjects.iter_mut() {
         progress(Progress::WarmUp(subject.name()));
         first_runs.push(subject.settle(weights, plan)?);
     }
-    let mut bandwidths = Bandwidths::new(weights, &subjects, plan.bandwidth_seconds, progress)?;
+    let mut bandwidths = Bandwidths::new(weights, subjects, plan.bandwidth_seconds, progress)?;
     let mut samples: Vec<Vec<Sample>> = subjects.iter().map(|_| Vec::new()).collect();
     let all = plan.repetitions * subjects.len();
     for done in 0..all {
@@ -195,6 +196,23 @@ pub fn bench(
     }
     let comparisons = comparisons(&runs);
     Ok(Measured { runs, comparisons })
+}
+
+/// Records one more run of `subject`, up to `steps` steps of it. Its time is not that of the others: it is
+/// what recording costs slower.
+///
+/// # Errors
+/// If the engine fails, or records nothing.
+pub fn record(
+    subject: &mut Subject,
+    plan: &DecodePlan,
+    steps: usize,
+) -> Result<Option<Recording>, BenchError> {
+    let started = subject.engine.start_trace(steps);
+    started.map_err(|source| subject.error(source))?;
+    subject.run(plan, plan.new_tokens)?;
+    let recording = subject.engine.take_trace();
+    recording.map_err(|source| subject.error(source))
 }
 
 /// One timed run and the bandwidths beside it, where they bound it.

@@ -60,8 +60,9 @@ fn subject(engine: impl Engine + 'static) -> Subject {
     }
 }
 
-fn run(subjects: Vec<Subject>, plan: &DecodePlan) -> Measured {
-    bench("tiny", &Arc::new(weights()), subjects, plan, &mut |_| ()).unwrap()
+fn run(mut subjects: Vec<Subject>, plan: &DecodePlan) -> Measured {
+    let weights = Arc::new(weights());
+    bench("tiny", &weights, &mut subjects, plan, &mut |_| ()).unwrap()
 }
 
 #[test]
