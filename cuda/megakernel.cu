@@ -184,8 +184,8 @@ MEGAKERNELS(128, 2)
 MEGAKERNELS(128, 4)
 MEGAKERNELS(128, 8)
 #else
-// The other variants are compared at one column only.
-MEGAKERNELS(64, 1)
+// The other variants are compared at one column and heads of 128 only, which most models have.
+MEGAKERNEL(64, 1, redundant_norm)
 MEGAKERNEL(64, 2, redundant_norm)
 MEGAKERNEL(64, 4, redundant_norm)
 MEGAKERNEL(64, 8, redundant_norm)

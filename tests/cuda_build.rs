@@ -209,6 +209,37 @@ fn every_architecture_has_the_same_kernels() {
     }
 }
 
+/// Of what is compiled as CUDA: `build/cuda.rs` makes the code of several architectures from the PTX of one.
+#[test]
+fn no_source_asks_which_architecture_it_is_compiled_for() {
+    let mut folders = vec![in_repository("cuda")];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if path.is_dir() {
+                folders.push(path);
+            } else if extension.is_some_and(|extension| ["h", "cu"].contains(&extension)) {
+                seen += 1;
+                let text = std::fs::read_to_string(&path).unwrap();
+                // Whether it is compiled for a GPU at all may be asked.
+                let text = text.replace("defined(__CUDA_ARCH__)", "");
+                let place = path.display();
+                assert!(
+                    !text.contains("__CUDA_ARCH"),
+                    "{place} asks for its architecture"
+                );
+                assert!(
+                    !text.contains("NV_IF_TARGET"),
+                    "{place} asks for its architecture"
+                );
+            }
+        }
+    }
+    assert!(seen > 20, "{seen} sources");
+}
+
 #[test]
 fn weights_are_loaded_sixteen_bytes_at_a_time() {
     let Some(cuobjdump) = sass::cuobjdump(NVCC) else {

@@ -81,8 +81,8 @@ impl Part {
                 "V1 with the other barrier, each other variant, and prefetch, against V1"
             }
             Self::Sanitizers => {
-                "compute-sanitizer's memcheck, racecheck and synccheck on random:tiny, where that \
-                 tool is installed"
+                "compute-sanitizer's memcheck, racecheck and synccheck on random:tiny and \
+                 random:tiny-h128, where that tool is installed"
             }
         }
     }

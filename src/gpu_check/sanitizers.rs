@@ -11,6 +11,7 @@ use super::machine::Machine;
 use super::results::{Line, Recorder, Status};
 use super::{Deadline, GpuCheckError};
 use crate::engine::megakernel::{Barrier, Stage, Variant};
+use crate::model::shapes;
 
 const PROGRAM: &str = "compute-sanitizer";
 
@@ -70,15 +71,21 @@ fn find() -> Option<PathBuf> {
     programs.find(|program| program.is_file())
 }
 
-/// What is run, the most telling first: each tool, and how to decode.
+/// What is run, the most telling first: each tool, and the flags that say what decodes.
 fn runs() -> Vec<(&'static str, Vec<String>)> {
-    let way = |flag: &str, name: &str| vec![flag.to_owned(), name.to_owned()];
-    let mut ways = vec![way("--stage", Stage::V1.name())];
-    ways.push(way("--barrier", Barrier::Epoch.name()));
+    let way = |model: &str, flag: &str, name: &str| {
+        let model = format!("random:{model}");
+        ["--model", &model, flag, name].map(str::to_owned).to_vec()
+    };
+    let mut ways = vec![
+        way(shapes::TINY, "--stage", Stage::V1.name()),
+        way(shapes::TINY, "--barrier", Barrier::Epoch.name()),
+    ];
     let stages = [Stage::V0, Stage::Graph];
-    ways.extend(stages.map(|stage| way("--stage", stage.name())));
+    ways.extend(stages.map(|stage| way(shapes::TINY, "--stage", stage.name())));
+    // Which have no kernels for other heads.
     let others = Variant::ALL.into_iter().skip(1);
-    ways.extend(others.map(|variant| way("--variant", variant.name())));
+    ways.extend(others.map(|variant| way(shapes::TINY_H128, "--variant", variant.name())));
     let tools = ["memcheck", "racecheck", "synccheck"];
     ways.into_iter()
         .flat_map(|way| tools.map(|tool| (tool, way.clone())))
@@ -137,13 +144,14 @@ fn check(
     folder: &Path,
     deadline: &Deadline,
 ) -> Result<Option<Run>, GpuCheckError> {
-    let name = format!("{tool}{}.log", arguments.concat().replace("--", "-"));
+    let name = arguments.concat().replace("--", "-").replace(':', "-");
+    let name = format!("{tool}{name}.log");
     let log = std::fs::File::create(folder.join(&name))?;
     let mut command = Command::new(program);
     command
         .args(["--tool", tool, "--error-exitcode", &FOUND.to_string()])
         .arg(std::env::current_exe()?)
-        .args(["generate", "--model", "random:tiny", "--device", "cuda"])
+        .args(["generate", "--device", "cuda"])
         .args(["--prompt-tokens", "1,2,3,4,5,6,7,8,9", "--max-tokens", "6"])
         .args(arguments);
     command.stdin(Stdio::null());

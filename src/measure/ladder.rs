@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::constraint::template::{Segment, Slot, Template};
 use crate::constraint::{Compiler, Source, Tables};
 use crate::engine::cpu::{CpuEngine, CpuOptions, kernels};
+use crate::engine::guide::Guide;
 use crate::engine::megakernel::MegakernelOptions;
 use crate::engine::past::ReadPast;
 use crate::engine::reference::{KvPrecision, ReferenceEngine};
@@ -78,6 +79,24 @@ pub fn shapes() -> [ModelConfig; 3] {
     };
     [qwen3, qwen2, llama]
 }
+
+/// The same shapes, and those with heads of 64 once more with heads of 128: on a GPU that is all that some
+/// variants have kernels for.
+pub fn shapes_and_wide_heads() -> Vec<ModelConfig> {
+    let mut all = Vec::from(shapes());
+    for config in shapes() {
+        if config.head_dim < WIDE_HEAD {
+            all.push(ModelConfig {
+                head_dim: WIDE_HEAD,
+                ..config
+            });
+        }
+    }
+    all
+}
+
+/// The larger of the two widths of heads.
+pub const WIDE_HEAD: usize = 128;
 
 /// Random weights of one of these shapes.
 ///
@@ -308,11 +327,30 @@ pub fn decode(
     max_tokens: usize,
     sampling: &SamplingParams,
 ) -> Result<Vec<Finished>, EngineError> {
+    let guides = vec![None; prompts.len()];
+    decode_guided(engine, prompts, &guides, max_tokens, sampling)
+}
+
+/// The same with a guide for each sequence that has one, which its [`end_token`] then ends.
+///
+/// # Errors
+/// As [`Engine::decode`].
+pub fn decode_guided(
+    engine: &mut dyn Engine,
+    prompts: &[Vec<TokenId>],
+    guides: &[Option<Arc<Tables>>],
+    max_tokens: usize,
+    sampling: &SamplingParams,
+) -> Result<Vec<Finished>, EngineError> {
     let mut requests = Vec::new();
-    for (sequence, prompt) in prompts.iter().enumerate() {
+    for (sequence, (prompt, guide)) in prompts.iter().zip(guides).enumerate() {
         engine.truncate(sequence, 0)?;
         engine.prefill(sequence, prompt, &mut |_| ControlFlow::Continue(()))?;
-        requests.push(request(sequence, max_tokens, sampling));
+        requests.push(DecodeRequest {
+            stop_tokens: guide.iter().map(|_| end_token()).collect(),
+            guide: guide.clone().map(Guide::Tables),
+            ..request(sequence, max_tokens, sampling)
+        });
     }
     engine.decode(&requests, &mut |_: Decoded| ControlFlow::Continue(()))
 }

@@ -1,4 +1,4 @@
-//! Shapes that have a name, for `random:<shape>`: those of published models, and two of our own.
+//! Shapes that have a name, for `random:<shape>`: those of published models, and three of our own.
 
 use super::config::{Architecture, Llama3Scaling, ModelConfig, Rope};
 
@@ -27,6 +27,8 @@ pub fn names() -> Vec<&'static str> {
 
 /// The shape of two layers that tests use, and that takes any vocabulary.
 pub const TINY: &str = "tiny";
+/// The same with heads of 128.
+pub const TINY_H128: &str = "tiny-h128";
 
 /// The name of the shape called `name`, in upper or lower case.
 ///
@@ -63,6 +65,13 @@ fn all() -> Vec<Named> {
         Named {
             name: TINY,
             config: tiny(),
+        },
+        Named {
+            name: TINY_H128,
+            config: ModelConfig {
+                head_dim: 128,
+                ..tiny()
+            },
         },
         Named {
             name: "qwen3-0.6b",

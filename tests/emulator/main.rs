@@ -5,6 +5,7 @@
 
 mod cases;
 mod kernels;
+mod missing_kernels;
 mod phases;
 mod programs;
 mod recorder;

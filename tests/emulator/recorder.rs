@@ -222,6 +222,8 @@ pub struct Recorder {
     device: EmulatedDevice,
     /// Changes what every launch is told.
     adjust: fn(&mut OgArguments),
+    /// Which of the emulator's kernels it has, by name.
+    keeps: fn(&str) -> bool,
     /// Whether the mailbox was emptied since the last launch.
     is_mailbox_empty: bool,
     recording: Arc<Mutex<Recording>>,
@@ -236,10 +238,17 @@ impl Recorder {
         let recorder = Self {
             device,
             adjust,
+            keeps: |_| true,
             is_mailbox_empty: false,
             recording: Arc::clone(&recording),
         };
         (recorder, recording)
+    }
+
+    /// The same device, with the kernels of these names alone.
+    pub fn keeping(mut self, keeps: fn(&str) -> bool) -> Self {
+        self.keeps = keeps;
+        self
     }
 
     fn note(&self, step: Step) {
@@ -288,7 +297,7 @@ impl Device for Recorder {
     }
 
     fn has_kernel(&mut self, name: &str) -> bool {
-        self.device.has_kernel(name)
+        (self.keeps)(name) && self.device.has_kernel(name)
     }
 
     fn resident_blocks(

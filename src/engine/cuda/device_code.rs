@@ -58,12 +58,12 @@ fn candidates<'a>(images: &'a [Image], source: &str, card: u32) -> Vec<&'a Image
 mod tests {
     use super::*;
 
-    /// Images that stand for those of all architectures, PTX in the first and the last.
+    /// Images that stand for those of all architectures, with PTX where it begins anew.
     fn all() -> Vec<Image> {
         let image = |arch| Image {
             source: "megakernel",
             arch,
-            has_ptx: [80, 120].contains(&arch),
+            has_ptx: [80, 100].contains(&arch),
             code: &[],
         };
         [80, 86, 89, 90, 100, 120].map(image).to_vec()
@@ -82,20 +82,20 @@ mod tests {
         assert_eq!(for_card(86), [86, 80]);
         assert_eq!(for_card(89), [89, 86, 80]);
         assert_eq!(for_card(90), [90, 80]);
-        assert_eq!(for_card(120), [120, 80]);
+        assert_eq!(for_card(120), [120, 100, 80]);
     }
 
     #[test]
     fn a_card_between_two_gets_code_of_its_major_or_ptx() {
         assert_eq!(for_card(87), [86, 80]);
         assert_eq!(for_card(103), [100, 80]);
-        assert_eq!(for_card(110), [80]);
-        assert_eq!(for_card(121), [120, 80]);
+        assert_eq!(for_card(110), [100, 80]);
+        assert_eq!(for_card(121), [120, 100, 80]);
     }
 
     #[test]
     fn a_later_card_gets_the_newest_ptx_and_an_older_one_nothing() {
-        assert_eq!(for_card(140), [120, 80]);
+        assert_eq!(for_card(140), [100, 80]);
         assert!(for_card(75).is_empty());
     }
 

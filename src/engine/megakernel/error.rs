@@ -80,8 +80,8 @@ pub enum DeviceError {
     },
     /// A kernel that was not compiled.
     #[error(
-        "variant {variant} has no kernel for {columns} sequences at once and heads of {head_dim} \
-         on {device}"
+        "variant {variant} has no kernel for heads of {head_dim} and a batch of {columns} on {device}; \
+         it has kernels for {supported}: use --variant redundant_norm"
     )]
     NoSuchKernel {
         /// The variant, or the name of a separate kernel.
@@ -92,6 +92,8 @@ pub enum DeviceError {
         head_dim: usize,
         /// Where it was looked for.
         device: String,
+        /// What the variant has kernels for there.
+        supported: String,
     },
     /// Shared memory that a block does not have.
     #[error("{kernel} needs {needed} bytes of shared memory in a block; {device} has {most}")]

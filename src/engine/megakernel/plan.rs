@@ -172,6 +172,8 @@ pub struct Plan {
     variant: Variant,
     head_dim: usize,
     device: String,
+    /// What the variant has kernels for, in words.
+    supported: String,
 }
 
 impl Plan {
@@ -218,6 +220,7 @@ impl Plan {
             variant,
             head_dim,
             device: device.limits().name.clone(),
+            supported: supported(device, variant),
         };
         plan.prefill(1)?;
         match options.stage.is_separate() {
@@ -277,6 +280,7 @@ impl Plan {
             columns,
             head_dim: self.head_dim,
             device: self.device.clone(),
+            supported: self.supported.clone(),
         }
     }
 
@@ -294,6 +298,26 @@ impl Plan {
             .chain(&self.prefill)
             .chain(&self.separate);
         passes.flatten().map(|pass| pass.blocks).max().unwrap_or(1)
+    }
+}
+
+/// What `variant` has kernels for on `device`, in words.
+fn supported<D: Device>(device: &mut D, variant: Variant) -> String {
+    let mut all = Vec::new();
+    for head_dim in HEAD_DIMS {
+        let mut columns = COLUMNS.into_iter().rev();
+        let has_kernel = |columns: &usize| {
+            let name = kernel_name(variant, head_dim, *columns);
+            device.has_kernel(&name)
+        };
+        if let Some(most) = columns.find(has_kernel) {
+            let up_to = if most > 1 { "up to " } else { "" };
+            all.push(format!("heads of {head_dim} and a batch of {up_to}{most}"));
+        }
+    }
+    match all.is_empty() {
+        true => "nothing".into(),
+        false => all.join(", "),
     }
 }
 

@@ -1,36 +1,34 @@
 //! Part (a): the [`ladder`] on a device, for everything that can be chosen of the kernel.
+//!
+//! - [`setups`]: which engines, and what they decode
+//! - here: what they must come to, and what they came to
+
+pub mod setups;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::results::{Line, Recorder, Status};
 use super::{Deadline, GpuCheckError};
-use crate::engine::megakernel::{
-    Barrier, Device, MAX_COLUMNS, MegakernelEngine, MegakernelOptions, Stage, Variant,
-};
+use crate::constraint::Tables;
+use crate::engine::guide::Guided;
+use crate::engine::megakernel::{Device, MegakernelEngine, MegakernelOptions};
 use crate::engine::{Engine, EngineError, Finished};
 use crate::measure::ladder;
 use crate::model::{ModelConfig, TokenId, Weights};
+use setups::{Decoding, Setup};
 
 /// Positions of the texts whose logits are compared.
 const LOGITS: usize = 27;
-/// Tokens of a prompt, and tokens decoded after it.
+/// Tokens of a prompt, and tokens decoded after it: without a guide, and with one, where some texts are
+/// whole by then and others end with the context.
 const PROMPT: usize = 8;
 const NEW_TOKENS: usize = 7;
-
-/// One engine, and what is checked of it.
-#[derive(Clone, Debug, PartialEq)]
-struct Setup {
-    shape: usize,
-    options: MegakernelOptions,
-    logits: bool,
-    /// Indices of [`ladder::samplings`].
-    samplings: Vec<usize>,
-    /// Numbers of sequences that decode together.
-    batches: Vec<usize>,
-}
+const GUIDED_PROMPT: usize = 3;
+const GUIDED_NEW_TOKENS: usize = 44;
 
 /// How one engine did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,9 +37,9 @@ pub struct Case {
     pub model: String,
     /// Names of what was chosen.
     pub variant: String,
-    /// See [`Stage`].
+    /// See [`Stage`](crate::engine::megakernel::Stage).
     pub stage: String,
-    /// See [`Barrier`].
+    /// See [`Barrier`](crate::engine::megakernel::Barrier).
     pub barrier: String,
     /// Columns of a piece of prefill.
     pub columns: usize,
@@ -52,7 +50,7 @@ pub struct Case {
 }
 
 /// One thing that must hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// What.
     pub what: String,
@@ -60,8 +58,41 @@ pub struct Check {
     pub passed: bool,
     /// For logits: the largest distance from the reference's, relative to the largest logit.
     pub distance: Option<f32>,
+    /// Where something was guided: the steps of all sequences together.
+    pub guided: Option<GuidedSteps>,
     /// What was found instead.
     pub found: Option<String>,
+}
+
+/// How tokens were chosen under guides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuidedSteps {
+    /// Tokens that a guide left no choice for.
+    pub forced: usize,
+    /// Tokens chosen among a few, for which only those rows of the head were computed.
+    pub gathered: usize,
+    /// Tokens chosen with the whole head.
+    pub full: usize,
+}
+
+impl GuidedSteps {
+    /// Of all that followed a guide; `None` if nothing did.
+    fn sum(all: &[Finished]) -> Option<Self> {
+        let guided = all.iter().filter_map(|finished| finished.guided);
+        let add = |sum: Option<Self>, guided: Guided| {
+            let Self {
+                forced,
+                gathered,
+                full,
+            } = sum.unwrap_or_default();
+            Some(Self {
+                forced: forced + guided.forced_tokens,
+                gathered: gathered + guided.gathered_steps,
+                full: full + guided.full_steps,
+            })
+        };
+        guided.fold(None, add)
+    }
 }
 
 impl Case {
@@ -134,110 +165,11 @@ impl Findings {
     }
 }
 
-/// Everything, on a GPU.
-fn all_setups() -> Vec<Setup> {
-    let mut setups = Vec::new();
-    let shapes = 0..ladder::shapes().len();
-    let samplings: Vec<usize> = (0..ladder::samplings().len()).collect();
-    let setup = |shape: usize, options: MegakernelOptions| Setup {
-        shape,
-        options,
-        logits: false,
-        samplings: Vec::new(),
-        batches: Vec::new(),
-    };
-    for variant in Variant::ALL {
-        for barrier in Barrier::ALL {
-            for stage in [Stage::V1, Stage::V0] {
-                setups.extend(shapes.clone().map(|shape| Setup {
-                    logits: true,
-                    samplings: samplings.clone(),
-                    ..setup(
-                        shape,
-                        MegakernelOptions {
-                            variant,
-                            barrier,
-                            stage,
-                            ..ladder::options(1)
-                        },
-                    )
-                }));
-            }
-        }
-    }
-    for stage in [Stage::Launches, Stage::Graph] {
-        setups.extend(shapes.clone().map(|shape| Setup {
-            samplings: samplings.clone(),
-            ..setup(
-                shape,
-                MegakernelOptions {
-                    stage,
-                    ..ladder::options(1)
-                },
-            )
-        }));
-    }
-    for stage in Stage::ALL {
-        setups.extend(shapes.clone().map(|shape| Setup {
-            batches: vec![1, 2, 3, 4, 5, 8],
-            ..setup(
-                shape,
-                MegakernelOptions {
-                    stage,
-                    ..ladder::options(MAX_COLUMNS)
-                },
-            )
-        }));
-    }
-    for columns in [1, 2, 3, 4, 7] {
-        setups.extend(shapes.clone().map(|shape| Setup {
-            logits: true,
-            ..setup(
-                shape,
-                MegakernelOptions {
-                    columns,
-                    ..ladder::options(1)
-                },
-            )
-        }));
-    }
-    for (blocks, threads) in [(1, 32), (1, 256), (2, 96), (5, 64), (13, 32)] {
-        setups.extend(Barrier::ALL.map(|barrier| Setup {
-            logits: true,
-            samplings: vec![0, 5],
-            ..setup(
-                0,
-                MegakernelOptions {
-                    barrier,
-                    blocks: Some(blocks),
-                    threads: Some(threads),
-                    ..ladder::options(1)
-                },
-            )
-        }));
-    }
-    setups
-}
-
-/// A few, on the emulator: `tests/emulated.rs` has the rest.
-fn few_setups() -> Vec<Setup> {
-    let pairs = Variant::ALL.into_iter().zip(Stage::ALL);
-    let barriers = Barrier::ALL.into_iter().cycle();
-    let setup =
-        |(index, ((variant, stage), barrier)): (usize, ((Variant, Stage), Barrier))| Setup {
-            shape: index % ladder::shapes().len(),
-            options: MegakernelOptions {
-                variant,
-                stage,
-                barrier,
-                columns: 2,
-                ..ladder::options(1)
-            },
-            logits: true,
-            samplings: vec![index],
-            batches: vec![1],
-        };
-    pairs.zip(barriers).enumerate().map(setup).collect()
+/// What an engine came to: what became of each sequence, and how many of its positions are cached.
+#[derive(Clone, Debug, PartialEq)]
+struct Decoded {
+    finished: Vec<Finished>,
+    cached: Vec<usize>,
 }
 
 /// What the engines on the host say of one shape.
@@ -246,13 +178,19 @@ struct Expected {
     weights: Weights,
     /// For how many the logits are checked.
     positions: usize,
-    /// By sampling and number of sequences.
-    tokens: HashMap<(usize, usize), Vec<Finished>>,
+    tokens: HashMap<Decoding, Decoded>,
+    /// Those of [`ladder::guides`].
+    guides: Vec<Arc<Tables>>,
 }
 
 impl Expected {
-    fn new(config: ModelConfig, positions: usize) -> Result<Self, GpuCheckError> {
+    fn new(
+        config: ModelConfig,
+        positions: usize,
+        guides: &[Arc<Tables>],
+    ) -> Result<Self, GpuCheckError> {
         Ok(Self {
+            guides: guides.to_vec(),
             weights: ladder::weights(&config)?,
             config,
             positions,
@@ -260,20 +198,37 @@ impl Expected {
         })
     }
 
-    fn prompts(&self, count: usize) -> Vec<Vec<TokenId>> {
-        let prompt = |i: usize| ladder::tokens(&self.config, PROMPT + 3 * i)[i..].to_vec();
-        (0..count).map(prompt).collect()
+    /// What `engine` decodes.
+    fn decode(&self, engine: &mut dyn Engine, decoding: &Decoding) -> Result<Decoded, EngineError> {
+        let (first, more, max_tokens) = match decoding.is_guided() {
+            true => (GUIDED_PROMPT, 2, GUIDED_NEW_TOKENS),
+            false => (PROMPT, 3, NEW_TOKENS),
+        };
+        let tokens = |i: usize| -> Vec<TokenId> {
+            ladder::tokens(&self.config, first + more * i)[i..].into()
+        };
+        let count = decoding.guides.len();
+        let prompts: Vec<_> = (0..count).map(tokens).collect();
+        let guide = |index: &Option<usize>| index.map(|index| self.guides[index].clone());
+        let guides: Vec<_> = decoding.guides.iter().map(guide).collect();
+        let sampling = &ladder::samplings()[decoding.sampling];
+        let finished = ladder::decode_guided(engine, &prompts, &guides, max_tokens, sampling)?;
+        Ok(Decoded {
+            finished,
+            cached: (0..count)
+                .map(|sequence| engine.cached(sequence).len())
+                .collect(),
+        })
     }
 
-    fn tokens(&mut self, sampling: usize, count: usize) -> Result<&Vec<Finished>, EngineError> {
-        let prompts = self.prompts(count);
-        if !self.tokens.contains_key(&(sampling, count)) {
-            let mut cpu = ladder::cpu(self.weights.clone(), count)?;
-            let params = &ladder::samplings()[sampling];
-            let tokens = ladder::decode(&mut cpu, &prompts, NEW_TOKENS, params)?;
-            self.tokens.insert((sampling, count), tokens);
+    /// What the CPU engine decodes.
+    fn decoded(&mut self, decoding: &Decoding) -> Result<&Decoded, EngineError> {
+        if !self.tokens.contains_key(decoding) {
+            let mut cpu = ladder::cpu(self.weights.clone(), decoding.guides.len())?;
+            let decoded = self.decode(&mut cpu, decoding)?;
+            self.tokens.insert(decoding.clone(), decoded);
         }
-        Ok(&self.tokens[&(sampling, count)])
+        Ok(&self.tokens[decoding])
     }
 }
 
@@ -287,11 +242,13 @@ pub fn run<M: Machine>(
     recorder: &mut Recorder,
 ) -> Result<(), GpuCheckError> {
     let (setups, positions) = match M::IS_GPU {
-        true => (all_setups(), LOGITS),
-        false => (few_setups(), 5),
+        true => (setups::all(), LOGITS),
+        false => (setups::few(), 5),
     };
-    let expected = ladder::shapes().map(|config| Expected::new(config, positions));
-    let mut expected: Vec<Expected> = expected.into_iter().collect::<Result<_, _>>()?;
+    let shapes = ladder::shapes_and_wide_heads().into_iter();
+    let guides = ladder::guides();
+    let expected = shapes.map(|config| Expected::new(config, positions, &guides));
+    let mut expected: Vec<Expected> = expected.collect::<Result<_, _>>()?;
     // Kept open, so that the driver's context outlives each engine's use of it.
     let _open = machine.open()?;
     let mut findings = Findings {
@@ -303,11 +260,14 @@ pub fn run<M: Machine>(
         let case = match (&lost, deadline.has_come()) {
             (None, false) => check(machine, setup, &mut expected[setup.shape]),
             (Some(why), _) => {
-                recorder.skip(name(setup), format!("the device failed before it: {why}"));
+                recorder.skip(
+                    name(setup, &expected),
+                    format!("the device failed before it: {why}"),
+                );
                 continue;
             }
             (None, true) => {
-                recorder.skip(name(setup), "the time limit came before it");
+                recorder.skip(name(setup, &expected), "the time limit came before it");
                 continue;
             }
         };
@@ -329,17 +289,23 @@ pub fn run<M: Machine>(
     recorder.write(status, &findings, findings.lines())
 }
 
-fn name(setup: &Setup) -> String {
+fn name(setup: &Setup, expected: &[Expected]) -> String {
     let options = &setup.options;
     format!(
-        "{:?} {} {} {}, {} columns, {} sequences",
-        ladder::shapes()[setup.shape].architecture,
+        "{}, {} {} {}, {} columns, {} sequences",
+        model(&expected[setup.shape].config),
         options.variant.name(),
         options.stage.name(),
         options.barrier.name(),
         options.columns,
         options.sequences,
     )
+}
+
+/// What a shape is called.
+fn model(config: &ModelConfig) -> String {
+    let (architecture, head_dim) = (config.architecture, config.head_dim);
+    format!("{architecture:?}, heads of {head_dim}")
 }
 
 /// Checks one engine. The second result says what the device did to make the rest pointless.
@@ -349,9 +315,8 @@ fn check<M: Machine>(
     expected: &mut Expected,
 ) -> Result<(Case, Option<String>), GpuCheckError> {
     let options = &setup.options;
-    let config = &expected.config;
     let mut case = Case {
-        model: format!("{:?}, heads of {}", config.architecture, config.head_dim),
+        model: model(&expected.config),
         variant: options.variant.name().into(),
         stage: options.stage.name().into(),
         barrier: options.barrier.name().into(),
@@ -371,11 +336,8 @@ fn check<M: Machine>(
         if setup.logits {
             check_logits(&mut engine, expected, &mut case.checks)?;
         }
-        for &sampling in &setup.samplings {
-            check_tokens(&mut engine, expected, (sampling, 1), &mut case.checks)?;
-        }
-        for &count in &setup.batches {
-            check_tokens(&mut engine, expected, (2, count), &mut case.checks)?;
+        for decoding in &setup.decodings {
+            check_tokens(&mut engine, expected, decoding, &mut case.checks)?;
         }
         Ok(())
     });
@@ -384,9 +346,8 @@ fn check<M: Machine>(
     };
     case.checks.push(Check {
         what: "running at all".into(),
-        passed: false,
-        distance: None,
         found: Some(error.to_string()),
+        ..Check::default()
     });
     // Does the device still answer?
     let answers = machine.open().and_then(|mut device| {
@@ -409,6 +370,7 @@ fn check_logits<D: Device>(
         passed: is_close,
         distance: Some(distance),
         found: (!is_close).then(|| format!("a distance of {distance:.1e}")),
+        ..Check::default()
     });
     engine.truncate(0, 0)?;
     engine.poison_uncached()?;
@@ -416,8 +378,7 @@ fn check_logits<D: Device>(
     checks.push(Check {
         what: "logits are the same bits again".into(),
         passed: is_same,
-        distance: None,
-        found: None,
+        ..Check::default()
     });
     Ok(())
 }
@@ -425,26 +386,19 @@ fn check_logits<D: Device>(
 fn check_tokens<D: Device>(
     engine: &mut MegakernelEngine<D>,
     expected: &mut Expected,
-    (sampling, count): (usize, usize),
+    decoding: &Decoding,
     checks: &mut Vec<Check>,
 ) -> Result<(), EngineError> {
-    let prompts = expected.prompts(count);
-    let params = &ladder::samplings()[sampling];
-    let wanted = expected.tokens(sampling, count)?;
+    let wanted = expected.decoded(decoding)?.clone();
     for again in ["", " again"] {
-        let found = ladder::decode(engine, &prompts, NEW_TOKENS, params)?;
-        let passed = found == *wanted;
+        let found = expected.decode(engine, decoding)?;
+        let passed = found == wanted;
         checks.push(Check {
-            what: format!("tokens of {count} sequences, sampling {sampling}{again}"),
+            what: format!("{}{again}", decoding.name()),
             passed,
-            distance: None,
-            found: (!passed).then(|| {
-                let tokens = |all: &[Finished]| {
-                    let tokens: Vec<_> = all.iter().map(|one| one.tokens.clone()).collect();
-                    format!("{tokens:?}")
-                };
-                format!("{} instead of {}", tokens(&found), tokens(wanted))
-            }),
+            guided: GuidedSteps::sum(&found.finished),
+            found: (!passed).then(|| format!("{found:?} instead of {wanted:?}")),
+            ..Check::default()
         });
     }
     Ok(())
@@ -453,24 +407,7 @@ fn check_tokens<D: Device>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_that_can_be_chosen_is_checked() {
-        let setups = all_setups();
-        for variant in Variant::ALL {
-            for barrier in Barrier::ALL {
-                for stage in [Stage::V0, Stage::V1] {
-                    for shape in 0..ladder::shapes().len() {
-                        assert!(setups.iter().any(|setup| setup.logits
-                            && setup.shape == shape
-                            && setup.options.variant == variant
-                            && setup.options.barrier == barrier
-                            && setup.options.stage == stage));
-                    }
-                }
-            }
-        }
-    }
+    use crate::engine::megakernel::Stage;
 
     #[test]
     fn what_failed_is_not_to_be_timed() {
@@ -478,8 +415,7 @@ mod tests {
         let check = |passed| Check {
             what: "logits".into(),
             passed,
-            distance: None,
-            found: None,
+            ..Check::default()
         };
         let mut findings = Findings {
             cases: vec![Case {
