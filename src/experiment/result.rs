@@ -83,6 +83,19 @@ impl CellRecord {
             _ => Ok(None),
         }
     }
+
+    /// Why nothing was measured, in words; `None` if something was.
+    pub fn missing(&self) -> Option<String> {
+        let word = match self.outcome {
+            CellOutcome::Measured => return None,
+            CellOutcome::NotMeasured => "not measured",
+            CellOutcome::Failed => "failed",
+        };
+        Some(format!(
+            "{word}: {}",
+            self.reason.as_deref().unwrap_or_default()
+        ))
+    }
 }
 
 /// What all measured cells hold, in order, with their names.

@@ -326,7 +326,10 @@ fn readings_go_on_while_the_work_does() {
             // The work hears the first few alone.
             let _ = self.1.send(());
             let joules = vec![self.0];
-            Ok(Reading { joules, watts: None })
+            Ok(Reading {
+                joules,
+                watts: None,
+            })
         }
     }
     let (tell, told) = channel();
