@@ -19,11 +19,18 @@ pub struct Missing {
     pub reason: String,
 }
 
-/// `a: reason; b: reason`
+/// `a, b: reason; c: reason`
 pub fn list(missing: &[Missing]) -> String {
-    let told = missing
+    let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
+    for Missing { what, reason } in missing {
+        match reasons.iter_mut().find(|(_, known)| known == reason) {
+            Some((names, _)) => names.push(what),
+            None => reasons.push((vec![what], reason)),
+        }
+    }
+    let told = reasons
         .iter()
-        .map(|Missing { what, reason }| format!("{what}: {reason}"));
+        .map(|(names, reason)| format!("{}: {reason}", names.join(", ")));
     told.collect::<Vec<_>>().join("; ")
 }
 

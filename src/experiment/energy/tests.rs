@@ -230,6 +230,16 @@ fn a_machine_without_counters_is_told_so_before_a_model_is_loaded() {
 }
 
 #[test]
+fn a_reason_of_several_is_told_once() {
+    let missing = |what: &str, reason: &str| Missing {
+        what: what.into(),
+        reason: reason.into(),
+    };
+    let told = meters::list(&[missing("a", "x"), missing("b", "y"), missing("c", "x")]);
+    assert_eq!(told, "a, c: x; b: y");
+}
+
+#[test]
 fn meters_of_a_gpu_are_its_board_and_the_cpu() {
     let choice = EngineChoice {
         device: DeviceName::Cuda,
