@@ -24,7 +24,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 def texts_of_plan(plan: Path, name: str) -> tuple[list[str], int]:
     """The texts that a set of a plan gives, and how many tokens of each are taken."""
-    sets = {each["name"]: each for each in tomllib.loads(plan.read_text())["set"]}
+    sets = {each["name"]: each for each in tomllib.loads(plan.read_text())["sets"]}
     if name not in sets:
         raise SystemExit(f"{plan}: no set '{name}'; there are {', '.join(sets)}")
     given = sets[name].get("texts", {}).get("given")

@@ -18,8 +18,9 @@ const CHUNK: usize = 64;
 
 /// Write the logits after each of the given tokens to a safetensors file
 ///
-/// The file holds the tensors `logits`, [tokens, vocabulary], f32, where row i is what follows token i,
-/// `tokens`, [tokens], i64, and `lengths`, which says that they are one text. Its metadata names the model, the engine and the version. It appears when it is whole.
+/// The file holds the logits ([tokens, vocabulary], f32; row i is what follows token i) and the tokens
+/// themselves, so that it can be compared with what another program saves. Its metadata names the model,
+/// the engine and the version. It appears when it is whole.
 #[derive(Debug, Args)]
 pub struct LogitsArgs {
     /// The tokens

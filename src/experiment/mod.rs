@@ -45,10 +45,13 @@ pub struct Kind {
     /// The plan that is followed where no other is given.
     pub plan: &'static str,
     /// Reads a plan.
-    open: fn(&str, &Setting) -> Result<Box<dyn Experiment>, ExperimentError>,
+    open: fn(&str, &Setting) -> Opened,
     /// What the cells of a result say.
     sections: fn(&[CellRecord]) -> Result<Vec<Section>, serde_json::Error>,
 }
+
+/// What becomes of a plan that is read.
+type Opened = Result<Box<dyn Experiment>, ExperimentError>;
 
 /// All experiments.
 pub static ALL: &[Kind] = &[
@@ -68,11 +71,7 @@ impl Kind {
     ///
     /// # Errors
     /// A plan that is malformed.
-    pub fn open(
-        &self,
-        plan: &str,
-        setting: &Setting,
-    ) -> Result<Box<dyn Experiment>, ExperimentError> {
+    pub fn open(&self, plan: &str, setting: &Setting) -> Opened {
         (self.open)(plan, setting)
     }
 
@@ -212,7 +211,7 @@ pub enum ExperimentError {
     Synchronisation(#[from] SynchronisationError),
     /// A model that can't be loaded.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(Box<ModelError>),
     /// A tokenizer that can't be loaded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -247,6 +246,13 @@ pub enum ExperimentError {
     /// Results that JSON can't hold.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+}
+
+/// Boxed, since it is larger than all others.
+impl From<ModelError> for ExperimentError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
 }
 
 impl ExperimentError {

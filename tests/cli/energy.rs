@@ -7,8 +7,8 @@ fn what_has_no_counter_is_not_measured_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("plan.toml");
     let text = "seconds = 10\nrounds = 1\nprompt_tokens = 4\nnew_tokens = 4\ncheck_seconds = 1\n\
-                powercap = \"/no/powercap\"\n[[set]]\nname = \"tiny\"\n\
-                model = { model = \"random:tiny\" }\n[[set.subject]]\nname = \"cpu\"\n\
+                powercap = \"/no/powercap\"\n[[sets]]\nname = \"tiny\"\n\
+                model = { model = \"random:tiny\" }\n[[sets.subjects]]\nname = \"cpu\"\n\
                 engine = { device = \"cpu\" }\n";
     std::fs::write(&plan, text).unwrap();
     let mut command = onegrid(&["experiment", "energy", "--plan"]);

@@ -5,9 +5,9 @@ use super::*;
 /// Writes a plan beside the files that it names.
 fn plan(folder: &Path, subjects: &str) -> PathBuf {
     let path = folder.join("plan.toml");
-    let set = "[[set]]\nname = \"tiny\"\nmodel = { model = \"random:tiny\" }\n\
+    let set = "[[sets]]\nname = \"tiny\"\nmodel = { model = \"random:tiny\" }\n\
                reference = \"reference.safetensors\"\nyardstick = \"bf16\"\n\
-               [[set.subject]]\nname = \"bf16\"\nrounded_to = \"bf16\"\n";
+               [[sets.subjects]]\nname = \"bf16\"\nrounded_to = \"bf16\"\n";
     std::fs::write(&path, format!("{set}{subjects}")).unwrap();
     path
 }
@@ -30,8 +30,8 @@ fn saved_logits_are_held_against_saved_logits() {
     let folder = tempfile::tempdir().unwrap();
     save_logits(&folder.path().join("reference.safetensors"), "reference");
     save_logits(&folder.path().join("cpu.safetensors"), "cpu");
-    let subjects = "[[set.subject]]\nname = \"saved\"\nlogits = \"cpu.safetensors\"\n\
-                    [[set.subject]]\nname = \"not-there\"\nlogits = \"none.safetensors\"\n";
+    let subjects = "[[sets.subjects]]\nname = \"saved\"\nlogits = \"cpu.safetensors\"\n\
+                    [[sets.subjects]]\nname = \"not-there\"\nlogits = \"none.safetensors\"\n";
     let plan = plan(folder.path(), subjects);
     let output = folder.path().join("results");
     let result = json_of(run(&plan, &output));
@@ -80,7 +80,7 @@ fn saved_logits_are_held_against_saved_logits() {
 #[test]
 fn a_plan_that_is_none_is_wrong_use() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = plan(folder.path(), "[[set.subject]]\nname = \"bf16\"\n");
+    let plan = plan(folder.path(), "[[sets.subjects]]\nname = \"bf16\"\n");
     let output = folder.path().join("results");
     assert_says(
         &error(run(&plan, &output), 2),

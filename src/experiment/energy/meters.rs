@@ -2,37 +2,12 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use crate::engine::choice::{DeviceName, EngineChoice};
 use crate::engine::cuda;
+use crate::experiment::result::{Missing, list_missing};
 use crate::measure::energy::nvml::NvmlCounter;
 use crate::measure::energy::powercap::Powercap;
 use crate::measure::energy::{Counter, EnergyError};
-
-/// What was not measured, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    /// The meter or the engine.
-    pub what: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// `a, b: reason; c: reason`
-pub fn list(missing: &[Missing]) -> String {
-    let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
-    for Missing { what, reason } in missing {
-        match reasons.iter_mut().find(|(_, known)| known == reason) {
-            Some((names, _)) => names.push(what),
-            None => reasons.push((vec![what], reason)),
-        }
-    }
-    let told = reasons
-        .iter()
-        .map(|(names, reason)| format!("{}: {reason}", names.join(", ")));
-    told.collect::<Vec<_>>().join("; ")
-}
 
 /// The counters of one engine.
 #[derive(Default)]
@@ -109,6 +84,6 @@ impl Meters {
 
     /// Why there is nothing, in one line.
     pub fn reasons(&self) -> String {
-        list(&self.missing)
+        list_missing(&self.missing)
     }
 }

@@ -22,12 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::models::Models;
+use super::result::{Missing, list_missing};
 use super::{Cell, Experiment, ExperimentError, Kind, Setting, Watch};
 use crate::measure::decode::check::Checked;
 use crate::measure::energy::{Consumed, measure};
 use crate::measure::statistics::Summary;
 use decode::Decoder;
-use meters::{Meters, Missing};
+use meters::Meters;
 use plan::{Plan, SetPlan};
 
 /// The experiment.
@@ -210,7 +211,7 @@ impl Experiment for Energy {
         }
         if subjects.is_empty() {
             return Err(ExperimentError::NotMeasured {
-                reason: meters::list(&missing),
+                reason: list_missing(&missing),
             });
         }
         let measured = Measured {

@@ -32,7 +32,6 @@ pub struct Plan {
     #[serde(default = "powercap_folder")]
     pub powercap: PathBuf,
     /// What is measured in turns.
-    #[serde(rename = "set")]
     pub sets: Vec<SetPlan>,
 }
 
@@ -48,7 +47,6 @@ pub struct SetPlan {
     #[serde(default = "one")]
     pub batch: usize,
     /// The engines.
-    #[serde(rename = "subject")]
     pub subjects: Vec<SubjectPlan>,
 }
 
@@ -78,7 +76,7 @@ impl Plan {
     /// What is malformed, or too short to be measured.
     pub fn parse(text: &str) -> Result<Self, ExperimentError> {
         let plan: Self = plan::parse(text)?;
-        demand(&plan.sets, "set")?;
+        demand(&plan.sets, "sets")?;
         refuse_twice(plan.sets.iter().map(|set| &set.name), "sets")?;
         let wrong = |reason: String| Err(ExperimentError::Plan { reason });
         if plan.seconds.is_nan() || plan.seconds < LEAST_SECONDS {
@@ -97,7 +95,7 @@ impl Plan {
             ));
         }
         for set in &plan.sets {
-            demand(&set.subjects, "subject")?;
+            demand(&set.subjects, "subjects")?;
             refuse_twice(set.subjects.iter().map(|subject| &subject.name), "subjects")?;
             if set.batch == 0 {
                 return wrong(format!(

@@ -1,7 +1,7 @@
 //! The tables of a result.
 
 use super::{Measured, Metered, Subject};
-use crate::experiment::result::CellRecord;
+use crate::experiment::result::{CellRecord, list_missing};
 use crate::measure::statistics::Summary;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
@@ -32,11 +32,14 @@ fn section(cell: &CellRecord) -> Result<Section, serde_json::Error> {
         .subjects
         .iter()
         .flat_map(|subject| &subject.missing);
-    for missing in measured.missing.iter().chain(of_subjects) {
-        text.push(format!(
-            "{}: not measured: {}",
-            missing.what, missing.reason
-        ));
+    let missing: Vec<_> = measured
+        .missing
+        .iter()
+        .chain(of_subjects)
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        text.push(format!("Not measured: {}", list_missing(&missing)));
     }
     Ok(Section {
         heading,

@@ -206,8 +206,8 @@ fn an_end_is_heard_while_idle_and_while_decoding() {
 fn planned(model: &str, device: &str, powercap: &str) -> (Energy, Cell) {
     let plan = format!(
         "seconds = 10\nrounds = 1\nprompt_tokens = 3\nnew_tokens = 5\ncheck_seconds = 0\n\
-         powercap = \"{powercap}\"\n[[set]]\nname = \"a\"\nmodel = {{ model = \"{model}\" }}\n\
-         [[set.subject]]\nname = \"one\"\nengine = {{ device = \"{device}\" }}\n"
+         powercap = \"{powercap}\"\n[[sets]]\nname = \"a\"\nmodel = {{ model = \"{model}\" }}\n\
+         [[sets.subjects]]\nname = \"one\"\nengine = {{ device = \"{device}\" }}\n"
     );
     let energy = Energy::open(&plan, &Setting::default()).unwrap();
     let cells = energy.cells();
@@ -235,7 +235,7 @@ fn a_reason_of_several_is_told_once() {
         what: what.into(),
         reason: reason.into(),
     };
-    let told = meters::list(&[missing("a", "x"), missing("b", "y"), missing("c", "x")]);
+    let told = list_missing(&[missing("a", "x"), missing("b", "y"), missing("c", "x")]);
     assert_eq!(told, "a, c: x; b: y");
 }
 
@@ -306,7 +306,7 @@ fn tables_show_what_was_measured_and_why_something_was_not() {
         sections[0].tables[0].table.to_csv().lines().nth(1).unwrap(),
         "default,\"cuda (sm_90), 1 threads\",board (NVML),1.000,\"[1.000, 1.000]\",1.500,150.0,155.0,50.0,150.0"
     );
-    assert!(sections[0].text[1].contains("CPU: not measured: no powercap zone"));
+    assert!(sections[0].text[1].contains("Not measured: CPU: no powercap zone"));
     assert_eq!(sections[1].text, ["not measured: no powercap zone"]);
     assert!(sections[1].tables.is_empty());
 }

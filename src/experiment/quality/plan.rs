@@ -18,7 +18,6 @@ pub struct Plan {
     #[serde(default)]
     pub criteria: Criteria,
     /// Texts and what is compared on them.
-    #[serde(rename = "set")]
     pub sets: Vec<SetPlan>,
 }
 
@@ -41,7 +40,6 @@ pub struct SetPlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yardstick: Option<String>,
     /// What is compared with the reference.
-    #[serde(rename = "subject")]
     pub subjects: Vec<SubjectPlan>,
 }
 
@@ -118,7 +116,7 @@ impl Plan {
     /// What is malformed or contradicts itself.
     pub fn parse(text: &str) -> Result<Self, ExperimentError> {
         let plan: Self = plan::parse(text)?;
-        demand(&plan.sets, "set")?;
+        demand(&plan.sets, "sets")?;
         if plan.criteria.top_k.contains(&0) {
             return Err(wrong("`top_k` holds a 0; expected 1 or more".into()));
         }
@@ -132,7 +130,7 @@ impl SetPlan {
     fn check(&self) -> Result<(), ExperimentError> {
         let name = &self.name;
         let wrong = |reason: String| Err(wrong(format!("set `{name}`: {reason}")));
-        demand(&self.subjects, "subject")?;
+        demand(&self.subjects, "subjects")?;
         refuse_twice(
             self.subjects.iter().map(|subject| &subject.name),
             "subjects",
@@ -195,15 +193,15 @@ fn wrong(reason: String) -> ExperimentError {
 mod tests {
     use super::*;
 
-    const SUBJECT: &str = "[[set.subject]]\nname = \"asked\"\n";
-    const RANDOM: &str = "[set.texts.random]\ncount = 2\nlength = 3\n";
+    const SUBJECT: &str = "[[sets.subjects]]\nname = \"asked\"\n";
+    const RANDOM: &str = "[sets.texts.random]\ncount = 2\nlength = 3\n";
 
     fn refused(plan: &str) -> String {
         Plan::parse(plan).unwrap_err().to_string()
     }
 
     fn set(head: &str, rest: &str) -> String {
-        format!("[[set]]\nname = \"a\"\n{head}\n{rest}")
+        format!("[[sets]]\nname = \"a\"\n{head}\n{rest}")
     }
 
     #[test]
@@ -248,9 +246,9 @@ mod tests {
             set(demo, SUBJECT)
         );
         assert!(refused(&criteria).contains("`top_k` holds a 0"));
-        let slash = "[[set.subject]]\nname = \"a/b\"\n";
+        let slash = "[[sets.subjects]]\nname = \"a/b\"\n";
         assert!(with(demo, &format!("{RANDOM}{slash}")).contains("`a/b` holds a `/`"));
-        let reference = "[[set.subject]]\nname = \"reference\"\n";
+        let reference = "[[sets.subjects]]\nname = \"reference\"\n";
         assert!(with(demo, &format!("{RANDOM}{reference}")).contains("can't be called"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::plan::REFERENCE;
 use super::{Compared, Referred};
-use crate::experiment::result::CellRecord;
+use crate::experiment::result::{CellRecord, Missing, list_missing};
 use crate::measure::divergence::Figure;
 use crate::measure::divergence::summary::kl_ratio;
 use crate::report::section::{Captioned, Section};
@@ -26,7 +26,10 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
         }
         let set = sets.last_mut().expect("one was pushed");
         match cell.missing() {
-            Some(reason) => set.missing.push(format!("{subject}: {reason}")),
+            Some(reason) => set.missing.push(Missing {
+                what: subject.to_owned(),
+                reason,
+            }),
             None if subject == REFERENCE => set.reference = cell.measured()?,
             None => set.subjects.extend(cell.measured::<Compared>()?),
         }
@@ -41,7 +44,7 @@ struct Set {
     reference: Option<Referred>,
     subjects: Vec<Compared>,
     /// What was not measured or failed, and why.
-    missing: Vec<String>,
+    missing: Vec<Missing>,
 }
 
 /// What the ratio to the yardstick's divergence says.
@@ -84,7 +87,7 @@ impl Set {
             text: self.text(),
             tables: vec![
                 Captioned {
-                    caption: "Divergence from the reference".into(),
+                    caption: "Divergence from the reference, in nats".into(),
                     table: self.divergences(),
                 },
                 Captioned {
@@ -128,7 +131,9 @@ impl Set {
                  measured."
             )),
         }
-        text.extend(self.missing.iter().cloned());
+        if !self.missing.is_empty() {
+            text.push(list_missing(&self.missing));
+        }
         text
     }
 
@@ -136,7 +141,7 @@ impl Set {
         let mut table = Table::new([
             Column::text("subject"),
             Column::text("computed by"),
-            Column::number("mean KL", "nats"),
+            Column::number("mean KL", ""),
             Column::text("its 95% interval"),
             Column::number("over the yardstick's", ""),
             Column::text("95% interval of the ratio"),

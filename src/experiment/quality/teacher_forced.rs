@@ -7,6 +7,9 @@ use crate::engine::Engine;
 use crate::experiment::{ExperimentError, Watch};
 use crate::model::TokenId;
 
+/// Sees each row, by its number counted through all texts: `[vocabulary]`.
+pub type EachRow<'a> = dyn FnMut(usize, &[f32]) -> Result<(), ExperimentError> + 'a;
+
 /// Calls `each` with the logits (`[vocabulary]`) after every token of `texts`, counted through all of
 /// them. The engine is given `at_once` tokens at a time, from an empty cache for each text.
 ///
@@ -18,7 +21,7 @@ pub fn teacher_force(
     at_once: usize,
     watch: &Watch,
     doing: &str,
-    each: &mut dyn FnMut(usize, &[f32]) -> Result<(), ExperimentError>,
+    each: &mut EachRow,
 ) -> Result<(), ExperimentError> {
     let all: usize = texts.iter().map(Vec::len).sum();
     let mut done = 0;

@@ -12,16 +12,16 @@ const GO_ON: Watch = Watch {
 };
 
 /// The texts that `random` texts of this plan are.
-const RANDOM: &str = "[set.texts.random]\ncount = 6\nlength = 4\n";
+const RANDOM: &str = "[sets.texts.random]\ncount = 6\nlength = 4\n";
 
 fn subject(name: &str, fields: &str) -> String {
-    format!("[[set.subject]]\nname = \"{name}\"\n{fields}\n")
+    format!("[[sets.subjects]]\nname = \"{name}\"\n{fields}\n")
 }
 
 /// A plan with one set on random:tiny.
 fn open(head: &str, subjects: &[String], folder: &Path) -> Quality {
     let plan = format!(
-        "[[set]]\nname = \"a\"\nmodel = {{ model = \"random:tiny\" }}\n{head}\n{}",
+        "[[sets]]\nname = \"a\"\nmodel = {{ model = \"random:tiny\" }}\n{head}\n{}",
         subjects.concat()
     );
     let setting = Setting {
@@ -146,7 +146,7 @@ fn what_is_not_there_is_listed_with_the_reason() {
         .map(|section| section.text.join(" "))
         .collect();
     let expected = [
-        "cuda: not measured: no driver cpu: failed: broken",
+        "cuda: not measured: no driver; cpu: failed: broken",
         "cuda: not measured: no GPU",
     ];
     assert_eq!(text, expected);
@@ -224,11 +224,7 @@ fn files_of_logits_are_compared_with_each_other_and_with_engines() {
     // Row 6 is the second of the second text.
     assert_eq!(samples[0], 0.0);
     assert!(samples[1] > 0.0);
-    let positions: Vec<_> = wrong.samples[1]
-        .kl
-        .iter()
-        .map(|kl| kl.unwrap() > 0.0)
-        .collect();
+    let positions: Vec<_> = wrong.samples[1].kl.iter().map(|kl| *kl > 0.0).collect();
     assert_eq!(positions, [false, true, false]);
 
     let mut error = |subject| measure(&mut quality, subject).unwrap_err().to_string();
@@ -301,7 +297,7 @@ fn texts_come_from_a_file_in_whole_pieces() {
     std::fs::write(folder.path().join("text"), "[SMILES]CCO[/SMILES]").unwrap();
     let plan = |length: usize| {
         format!(
-            "[[set]]\nname = \"a\"\nmodel = {{ model = \"demo\" }}\n[set.texts.file]\n\
+            "[[sets]]\nname = \"a\"\nmodel = {{ model = \"demo\" }}\n[sets.texts.file]\n\
              path = \"text\"\ncount = 2\nlength = {length}\n{}",
             subject("itself", "engine = { device = \"reference\" }")
         )

@@ -125,8 +125,27 @@ pub struct SequenceSample {
     /// Negative log-probability of these together, for the reference and the other; `null` where it is
     /// infinite.
     pub nll: [Option<f64>; 2],
-    /// KL(reference || other) by position, rounded to f32; `null` where it is infinite.
-    pub kl: Vec<Option<f32>>,
+    /// KL(reference || other) by position, rounded to three digits. In JSON one string of numbers with a
+    /// space between them, or `inf`: a line for each position would be most of a result file.
+    #[serde(with = "in_words")]
+    pub kl: Vec<f64>,
+}
+
+/// Numbers as one string.
+mod in_words {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(numbers: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        let words: Vec<String> = numbers.iter().map(|number| format!("{number:e}")).collect();
+        serializer.serialize_str(&words.join(" "))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let numbers = text.split_whitespace().map(str::parse);
+        numbers.collect::<Result<_, _>>().map_err(D::Error::custom)
+    }
 }
 
 /// Takes positions as they come, and keeps a few numbers of each.
@@ -331,8 +350,13 @@ impl SequenceSample {
             nll: [0, 1].map(|side| finite(nexts().map(|next| next[side]).sum())),
             kl: sequence
                 .iter()
-                .map(|position| finite(position.kl).map(|kl| kl as f32))
+                .map(|position| three_digits(position.kl))
                 .collect(),
         }
     }
+}
+
+fn three_digits(number: f64) -> f64 {
+    let rounded = format!("{number:.2e}").parse();
+    rounded.expect("a number as it was printed")
 }
