@@ -18,8 +18,9 @@ const CHUNK: usize = 64;
 
 /// Write the logits after each of the given tokens to a safetensors file
 ///
-/// The file holds the tensor `logits`: [tokens, vocabulary], f32; row i is what follows token i.
-/// Its metadata names the model, the engine and the version. It appears when it is whole.
+/// The file holds the logits ([tokens, vocabulary], f32; row i is what follows token i) and the tokens
+/// themselves, so that it can be compared with what another program saves. Its metadata names the model,
+/// the engine and the version. It appears when it is whole.
 #[derive(Debug, Args)]
 pub struct LogitsArgs {
     /// The tokens
@@ -74,7 +75,7 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<Outcome> {
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     let cannot_write = || format!("--output: cannot write {}", args.output.display());
-    let mut file = LogitsFile::create(&args.output, tokens.len(), vocab_size, &metadata)
+    let mut file = LogitsFile::create(&args.output, &[&tokens], vocab_size, &metadata)
         .with_context(cannot_write)?;
     let bytes = (tokens.len() * vocab_size * size_of::<f32>()) as u64;
     let mut bar = Bar::default();

@@ -129,6 +129,29 @@ impl ChoiceError {
     pub fn is_wrong_use(&self) -> bool {
         matches!(self, Self::NotMegakernel { .. })
     }
+
+    /// Whether there is no such engine here: this machine lacks a GPU, memory or an instruction set, or
+    /// this program has no kernel for the model.
+    pub fn is_missing_here(&self) -> bool {
+        match self {
+            Self::Device(error) | Self::Engine(EngineError::Device(error)) => matches!(
+                error,
+                DeviceError::NoDriver
+                    | DeviceError::DriverTooOld { .. }
+                    | DeviceError::NoDevice { .. }
+                    | DeviceError::NoKernels { .. }
+                    | DeviceError::ArchitectureMissing { .. }
+                    | DeviceError::OutOfMemory { .. }
+                    | DeviceError::HeadDim { .. }
+                    | DeviceError::NoSuchKernel { .. }
+            ),
+            Self::Engine(error) => matches!(
+                error,
+                EngineError::KernelsUnavailable { .. } | EngineError::OutOfMemory { .. }
+            ),
+            Self::NotMegakernel { .. } => false,
+        }
+    }
 }
 
 impl EngineChoice {

@@ -25,6 +25,18 @@ pub enum KvPrecision {
     Bf16,
 }
 
+/// To which numbers the forward pass rounds what it computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// f32: the oracle.
+    #[default]
+    F32,
+    /// bf16, wherever a model that runs in bf16 writes a tensor to memory: after every product, norm,
+    /// rotation, softmax and sum, and the logits. Sums inside of these are exact, as with an f32
+    /// accumulator. It is the yardstick that engines are held against: how far bf16 itself is from f32.
+    Bf16,
+}
+
 /// What the forward pass of one position computes on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -59,6 +71,7 @@ pub struct ReferenceEngine {
     weights: Arc<Weights>,
     sequences: Sequences,
     work: Work,
+    arithmetic: Arithmetic,
     kv_precision: KvPrecision,
     rounded_as: Option<CachedPast>,
     /// `caches[sequence][layer]`
@@ -88,12 +101,19 @@ impl ReferenceEngine {
         Ok(Self {
             sequences: Sequences::new(&weights.config, context, sequences)?,
             work: Work::default(),
+            arithmetic: Arithmetic::F32,
             kv_precision: KvPrecision::F32,
             rounded_as: None,
             caches: vec![vec![LayerCache::default(); layers]; sequences],
             logits: vec![vec![0.0; weights.config.vocab_size]; sequences],
             weights,
         })
+    }
+
+    /// The same engine, rounding what it computes to other numbers. Weights are taken as they are: for
+    /// bf16 they should be loaded as such.
+    pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Self {
+        Self { arithmetic, ..self }
     }
 
     /// The same engine, caching in another precision.
@@ -141,10 +161,10 @@ impl ReferenceEngine {
         observer: &mut Observer,
     ) -> Result<Vec<f32>, EngineError> {
         let weights = Arc::clone(&self.weights);
-        let config = &weights.config;
+        let pass = ForwardPass::new(&weights.config, self.arithmetic);
         let position = self.sequences.cached(sequence).len();
 
-        let mut x = vec![0.0; config.hidden_size];
+        let mut x = vec![0.0; weights.config.hidden_size];
         weights.embedding.copy_row(token as usize, &mut x);
         check_finite(&x, position, || "the embedding".into())?;
         observer(0, Activation::Embedded, &x);
@@ -158,13 +178,13 @@ impl ReferenceEngine {
                 KvPrecision::Bf16 => new.round_last(others),
             };
             let mut observe = |what, values: &[f32]| observer(index, what, values);
-            let attended = attention(config, layer, &x, position, cache, round, &mut observe);
-            add(&mut x, &attended);
+            let attended = pass.attention(layer, &x, position, cache, round, &mut observe);
+            pass.add(&mut x, &attended);
             observe(Activation::AfterAttention, &x);
             check_finite(&x, position, || format!("layer {index} (attention)"))?;
 
-            let fed = mlp(config, layer, &x, &mut observe);
-            add(&mut x, &fed);
+            let fed = pass.mlp(layer, &x, &mut observe);
+            pass.add(&mut x, &fed);
             observe(Activation::AfterMlp, &x);
             check_finite(&x, position, || format!("layer {index} (MLP)"))?;
         }
@@ -174,108 +194,182 @@ impl ReferenceEngine {
 
     /// The logits of `x: [hidden]`, kept as those of `sequence`.
     fn head(&mut self, sequence: usize, x: &[f32]) {
-        let config = &self.weights.config;
-        let normed = rms_norm(x, &self.weights.final_norm, config.rms_norm_eps);
-        self.logits[sequence] = matvec(self.weights.head(), &normed);
+        let pass = ForwardPass::new(&self.weights.config, self.arithmetic);
+        let normed = pass.rms_norm(x, &self.weights.final_norm);
+        self.logits[sequence] = pass.matvec(self.weights.head(), &normed);
         self.sequences.set_has_logits(sequence, true);
     }
 
     /// The same of `tokens` alone; the other logits stay as they are.
     fn head_rows(&mut self, sequence: usize, x: &[f32], tokens: &[TokenId]) {
-        let config = &self.weights.config;
-        let normed = rms_norm(x, &self.weights.final_norm, config.rms_norm_eps);
+        let pass = ForwardPass::new(&self.weights.config, self.arithmetic);
+        let normed = pass.rms_norm(x, &self.weights.final_norm);
         let head = self.weights.head();
         let mut row = vec![0.0; head.columns()];
         for &token in tokens {
             head.copy_row(token as usize, &mut row);
-            self.logits[sequence][token as usize] = dot(&row, &normed) as f32;
+            self.logits[sequence][token as usize] = pass.round(dot(&row, &normed));
         }
         self.sequences.set_has_logits(sequence, true);
     }
 }
 
-/// Self-attention of one token: `x` and the result are `[hidden]`.
-fn attention(
-    config: &ModelConfig,
-    layer: &LayerWeights,
-    x: &[f32],
-    position: usize,
-    cache: &mut LayerCache,
-    round: impl Fn(&mut LayerCache),
-    observe: &mut impl FnMut(Activation, &[f32]),
-) -> Vec<f32> {
-    let head_dim = config.head_dim;
-    let normed = rms_norm(x, &layer.input_norm, config.rms_norm_eps);
+/// The steps of the algorithm, for one model and one arithmetic.
+struct ForwardPass<'a> {
+    config: &'a ModelConfig,
+    arithmetic: Arithmetic,
+}
 
-    let mut q = matvec(&layer.q, &normed); // [heads * head_dim]
-    let mut k = matvec(&layer.k, &normed); // [kv_heads * head_dim]
-    let mut v = matvec(&layer.v, &normed); // [kv_heads * head_dim]
-    if let Some(bias) = &layer.qkv_bias {
-        add(&mut q, &bias.q);
-        add(&mut k, &bias.k);
-        add(&mut v, &bias.v);
+impl<'a> ForwardPass<'a> {
+    fn new(config: &'a ModelConfig, arithmetic: Arithmetic) -> Self {
+        Self { config, arithmetic }
     }
-    observe(Activation::Qkv, &[&q[..], &k, &v].concat());
-    if let Some(norm) = &layer.qk_norm {
-        for head in q.chunks_mut(head_dim) {
-            head.copy_from_slice(&rms_norm(head, &norm.q, config.rms_norm_eps));
-        }
-        for head in k.chunks_mut(head_dim) {
-            head.copy_from_slice(&rms_norm(head, &norm.k, config.rms_norm_eps));
-        }
-    }
-    for head in q.chunks_mut(head_dim).chain(k.chunks_mut(head_dim)) {
-        rope(config, head, position);
-    }
-    cache.keys.push(k);
-    cache.values.push(v);
-    round(cache);
-    observe(Activation::Keys, &cache.keys[position]);
-    observe(Activation::Values, &cache.values[position]);
 
-    let mut attended = vec![0.0; config.q_size()];
-    for (head, out) in attended.chunks_mut(head_dim).enumerate() {
-        let q = &q[head * head_dim..][..head_dim];
-        let kv_head = head / config.group_size() * head_dim;
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        let scores: Vec<f64> = cache
-            .keys
-            .iter()
-            .map(|k| scale * dot(q, &k[kv_head..][..head_dim]))
+    /// Self-attention of one token: `x` and the result are `[hidden]`.
+    fn attention(
+        &self,
+        layer: &LayerWeights,
+        x: &[f32],
+        position: usize,
+        cache: &mut LayerCache,
+        round: impl Fn(&mut LayerCache),
+        observe: &mut impl FnMut(Activation, &[f32]),
+    ) -> Vec<f32> {
+        let head_dim = self.config.head_dim;
+        let normed = self.rms_norm(x, &layer.input_norm);
+
+        let mut q = self.matvec(&layer.q, &normed); // [heads * head_dim]
+        let mut k = self.matvec(&layer.k, &normed); // [kv_heads * head_dim]
+        let mut v = self.matvec(&layer.v, &normed); // [kv_heads * head_dim]
+        if let Some(bias) = &layer.qkv_bias {
+            self.add(&mut q, &bias.q);
+            self.add(&mut k, &bias.k);
+            self.add(&mut v, &bias.v);
+        }
+        observe(Activation::Qkv, &[&q[..], &k, &v].concat());
+        if let Some(norm) = &layer.qk_norm {
+            for head in q.chunks_mut(head_dim) {
+                head.copy_from_slice(&self.rms_norm(head, &norm.q));
+            }
+            for head in k.chunks_mut(head_dim) {
+                head.copy_from_slice(&self.rms_norm(head, &norm.k));
+            }
+        }
+        for head in q.chunks_mut(head_dim).chain(k.chunks_mut(head_dim)) {
+            self.rope(head, position);
+        }
+        cache.keys.push(k);
+        cache.values.push(v);
+        round(cache);
+        observe(Activation::Keys, &cache.keys[position]);
+        observe(Activation::Values, &cache.values[position]);
+
+        let mut attended = vec![0.0; self.config.q_size()];
+        for (head, out) in attended.chunks_mut(head_dim).enumerate() {
+            let q = &q[head * head_dim..][..head_dim];
+            let kv_head = head / self.config.group_size() * head_dim;
+            let scale = 1.0 / (head_dim as f64).sqrt();
+            let scores: Vec<f64> = cache
+                .keys
+                .iter()
+                .map(|k| self.between(scale * self.between(dot(q, &k[kv_head..][..head_dim]))))
+                .collect();
+            let weights = self.softmax(&scores);
+            for (i, out) in out.iter_mut().enumerate() {
+                let values = cache.values.iter().map(|v| f64::from(v[kv_head + i]));
+                *out = self.round(weights.iter().zip(values).map(|(w, v)| w * v).sum());
+            }
+        }
+        observe(Activation::Attended, &attended);
+        self.matvec(&layer.o, &attended)
+    }
+
+    /// The gated MLP of one token: `x` and the result are `[hidden]`.
+    fn mlp(
+        &self,
+        layer: &LayerWeights,
+        x: &[f32],
+        observe: &mut impl FnMut(Activation, &[f32]),
+    ) -> Vec<f32> {
+        let normed = self.rms_norm(x, &layer.post_attention_norm);
+        let gate = self.matvec(&layer.gate, &normed); // [intermediate]
+        let up = self.matvec(&layer.up, &normed); // [intermediate]
+        let gated = gate.iter().zip(&up);
+        let gated: Vec<f32> = gated
+            .map(|(g, u)| self.round(f64::from(self.silu(*g)) * f64::from(*u)))
             .collect();
-        let weights = softmax(&scores);
-        for (i, out) in out.iter_mut().enumerate() {
-            let values = cache.values.iter().map(|v| f64::from(v[kv_head + i]));
-            *out = weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() as f32;
+        observe(Activation::Gated, &gated);
+        self.matvec(&layer.down, &gated)
+    }
+
+    /// `matrix * x`: `[rows]`.
+    fn matvec(&self, matrix: &Matrix, x: &[f32]) -> Vec<f32> {
+        let mut row = vec![0.0; matrix.columns()];
+        let product = (0..matrix.rows()).map(|index| {
+            matrix.copy_row(index, &mut row);
+            self.round(dot(&row, x))
+        });
+        product.collect()
+    }
+
+    fn add(&self, x: &mut [f32], y: &[f32]) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x = self.round(f64::from(*x) + f64::from(*y));
         }
     }
-    observe(Activation::Attended, &attended);
-    matvec(&layer.o, &attended)
-}
 
-/// The gated MLP of one token: `x` and the result are `[hidden]`.
-fn mlp(
-    config: &ModelConfig,
-    layer: &LayerWeights,
-    x: &[f32],
-    observe: &mut impl FnMut(Activation, &[f32]),
-) -> Vec<f32> {
-    let normed = rms_norm(x, &layer.post_attention_norm, config.rms_norm_eps);
-    let gate = matvec(&layer.gate, &normed); // [intermediate]
-    let up = matvec(&layer.up, &normed); // [intermediate]
-    let gated: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * u).collect();
-    observe(Activation::Gated, &gated);
-    matvec(&layer.down, &gated)
-}
+    /// RMSNorm (arXiv 1910.07467): `x / sqrt(mean(x^2) + eps) * weight`.
+    fn rms_norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+        let mean_square = dot(x, x) / x.len() as f64;
+        let scale = 1.0 / (mean_square + self.config.rms_norm_eps).sqrt();
+        x.iter()
+            .zip(weight)
+            .map(|(x, w)| {
+                self.round(self.between(f64::from(*x) * scale) * self.between(f64::from(*w)))
+            })
+            .collect()
+    }
 
-/// `matrix * x`: `[rows]`.
-fn matvec(matrix: &Matrix, x: &[f32]) -> Vec<f32> {
-    let mut row = vec![0.0; matrix.columns()];
-    let product = (0..matrix.rows()).map(|index| {
-        matrix.copy_row(index, &mut row);
-        dot(&row, x) as f32
-    });
-    product.collect()
+    /// Rotary embedding (arXiv 2104.09864) of one head, `[head_dim]`, in the half layout.
+    fn rope(&self, head: &mut [f32], position: usize) {
+        let half = head.len() / 2;
+        let frequencies = self.config.rope.frequencies(head.len());
+        for (pair, frequency) in frequencies.iter().enumerate() {
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            let (sin, cos) = (self.between(sin), self.between(cos));
+            let (a, b) = (f64::from(head[pair]), f64::from(head[pair + half]));
+            head[pair] = self.round(self.between(a * cos) - self.between(b * sin));
+            head[pair + half] = self.round(self.between(b * cos) + self.between(a * sin));
+        }
+    }
+
+    fn softmax(&self, scores: &[f64]) -> Vec<f64> {
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights
+            .iter()
+            .map(|weight| self.between(weight / total))
+            .collect()
+    }
+
+    fn silu(&self, x: f32) -> f32 {
+        let x = f64::from(x);
+        self.round(x / (1.0 + (-x).exp()))
+    }
+
+    /// `x` as it is kept.
+    fn round(&self, x: f64) -> f32 {
+        self.between(x) as f32
+    }
+
+    /// `x` as it is kept between two steps that are one step here: in f64, but for bf16.
+    fn between(&self, x: f64) -> f64 {
+        match self.arithmetic {
+            Arithmetic::F32 => x,
+            Arithmetic::Bf16 => bf16::from_f32(x as f32).to_f64(),
+        }
+    }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -283,46 +377,6 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
         .zip(b)
         .map(|(a, b)| f64::from(*a) * f64::from(*b))
         .sum()
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
-    }
-}
-
-/// RMSNorm (arXiv 1910.07467): `x / sqrt(mean(x^2) + eps) * weight`.
-fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
-    let mean_square = dot(x, x) / x.len() as f64;
-    let scale = 1.0 / (mean_square + eps).sqrt();
-    x.iter()
-        .zip(weight)
-        .map(|(x, w)| (f64::from(*x) * scale * f64::from(*w)) as f32)
-        .collect()
-}
-
-/// Rotary embedding (arXiv 2104.09864) of one head, `[head_dim]`, in the half layout.
-fn rope(config: &ModelConfig, head: &mut [f32], position: usize) {
-    let half = head.len() / 2;
-    let frequencies = config.rope.frequencies(head.len());
-    for (pair, frequency) in frequencies.iter().enumerate() {
-        let (sin, cos) = (position as f64 * frequency).sin_cos();
-        let (a, b) = (f64::from(head[pair]), f64::from(head[pair + half]));
-        head[pair] = (a * cos - b * sin) as f32;
-        head[pair + half] = (b * cos + a * sin) as f32;
-    }
-}
-
-fn softmax(scores: &[f64]) -> Vec<f64> {
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    weights.iter().map(|weight| weight / total).collect()
-}
-
-fn silu(x: f32) -> f32 {
-    let x = f64::from(x);
-    (x / (1.0 + (-x).exp())) as f32
 }
 
 fn check_finite(

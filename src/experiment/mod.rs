@@ -5,13 +5,15 @@
 //! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
 //! - [`result`]: the file
 //! - [`models`]: models as plans name them
-//! - [`sync_overhead`], [`constraints`]: the experiments themselves
+//! - [`sync_overhead`], [`constraints`], [`quality`], [`energy`]: the experiments themselves
 //!
 //! Tables and charts are made from result files alone, by an experiment's `sections`.
 
 pub mod constraints;
+pub mod energy;
 pub mod models;
 pub mod plan;
+pub mod quality;
 pub mod result;
 pub mod run;
 pub mod sync_overhead;
@@ -22,13 +24,15 @@ use serde_json::Value;
 
 use crate::constraint::ConstraintError;
 use crate::engine::EngineError;
-use crate::engine::choice::{ChoiceError, EngineChoice};
+use crate::engine::choice::{ChoiceError, DeviceName, EngineChoice};
 use crate::engine::megakernel::DeviceError;
+use crate::measure::divergence::LogitsError;
 use crate::measure::synchronisation::SynchronisationError;
 use crate::model::files::FilesError;
 use crate::model::generation::GenerationError;
 use crate::model::source::ModelError;
 use crate::model::tokenizer::TokenizerError;
+use crate::report::saved_logits::SavedLogitsError;
 use crate::report::section::Section;
 use result::CellRecord;
 
@@ -41,13 +45,21 @@ pub struct Kind {
     /// The plan that is followed where no other is given.
     pub plan: &'static str,
     /// Reads a plan.
-    open: fn(&str, &Setting) -> Result<Box<dyn Experiment>, ExperimentError>,
+    open: fn(&str, &Setting) -> Opened,
     /// What the cells of a result say.
     sections: fn(&[CellRecord]) -> Result<Vec<Section>, serde_json::Error>,
 }
 
+/// What becomes of a plan that is read.
+type Opened = Result<Box<dyn Experiment>, ExperimentError>;
+
 /// All experiments.
-pub static ALL: &[Kind] = &[sync_overhead::KIND, constraints::KIND];
+pub static ALL: &[Kind] = &[
+    sync_overhead::KIND,
+    constraints::KIND,
+    quality::KIND,
+    energy::KIND,
+];
 
 /// The experiment called `name`.
 pub fn find(name: &str) -> Option<&'static Kind> {
@@ -59,11 +71,7 @@ impl Kind {
     ///
     /// # Errors
     /// A plan that is malformed.
-    pub fn open(
-        &self,
-        plan: &str,
-        setting: &Setting,
-    ) -> Result<Box<dyn Experiment>, ExperimentError> {
+    pub fn open(&self, plan: &str, setting: &Setting) -> Opened {
         (self.open)(plan, setting)
     }
 
@@ -85,6 +93,17 @@ pub struct Setting {
     pub folder: PathBuf,
     /// Whether to use downloaded models alone.
     pub offline: bool,
+}
+
+impl Setting {
+    /// The engine that a plan names; where it names none, or no device, as the command line asks.
+    pub fn choice(&self, planned: Option<&EngineChoice>) -> EngineChoice {
+        let mut choice = planned.unwrap_or(&self.engine).clone();
+        if choice.device == DeviceName::Auto {
+            choice.device = self.engine.device;
+        }
+        choice
+    }
 }
 
 /// One plan of an experiment.
@@ -192,10 +211,21 @@ pub enum ExperimentError {
     Synchronisation(#[from] SynchronisationError),
     /// A model that can't be loaded.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(Box<ModelError>),
     /// A tokenizer that can't be loaded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Logits that are no distribution, or of another vocabulary than the reference's.
+    #[error("the logits after token {row}: {source}")]
+    Logits {
+        /// Which row, counted through all texts.
+        row: usize,
+        /// What is wrong with them.
+        source: LogitsError,
+    },
+    /// A file of logits that can't be read.
+    #[error(transparent)]
+    SavedLogits(#[from] SavedLogitsError),
     /// A folder that can't be read.
     #[error(transparent)]
     Files(#[from] FilesError),
@@ -216,4 +246,23 @@ pub enum ExperimentError {
     /// Results that JSON can't hold.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+}
+
+/// Boxed, since it is larger than all others.
+impl From<ModelError> for ExperimentError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
+}
+
+impl ExperimentError {
+    /// An engine that can't be had: not measured, if it is this machine that lacks something.
+    pub fn unless_missing(error: ChoiceError) -> Self {
+        match error.is_missing_here() {
+            true => Self::NotMeasured {
+                reason: error.to_string(),
+            },
+            false => error.into(),
+        }
+    }
 }

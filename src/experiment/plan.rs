@@ -1,5 +1,7 @@
 //! Plans: what varies in an experiment, as a TOML file.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 
 use super::ExperimentError;
@@ -24,5 +26,22 @@ pub fn demand<T>(list: &[T], name: &str) -> Result<(), ExperimentError> {
             reason: format!("`{name}` is empty; expected one entry at least"),
         }),
         false => Ok(()),
+    }
+}
+
+/// Refuses names that occur twice among `what`.
+///
+/// # Errors
+/// If one does.
+pub fn refuse_twice<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+    what: &str,
+) -> Result<(), ExperimentError> {
+    let mut seen = BTreeSet::new();
+    match names.into_iter().find(|name| !seen.insert(*name)) {
+        Some(name) => Err(ExperimentError::Plan {
+            reason: format!("two {what} are called `{name}`"),
+        }),
+        None => Ok(()),
     }
 }

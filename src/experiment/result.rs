@@ -83,6 +83,40 @@ impl CellRecord {
             _ => Ok(None),
         }
     }
+
+    /// Why nothing was measured; `None` if something was.
+    pub fn missing(&self) -> Option<String> {
+        let reason = self.reason.clone().unwrap_or_default();
+        match self.outcome {
+            CellOutcome::Measured => None,
+            CellOutcome::NotMeasured => Some(format!("not measured: {reason}")),
+            CellOutcome::Failed => Some(format!("failed: {reason}")),
+        }
+    }
+}
+
+/// What was not measured, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// What it was to be: an engine, a meter.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// All of them in one line, a reason of several once: `a, b: reason; c: reason`.
+pub fn list_missing(missing: &[Missing]) -> String {
+    let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
+    for Missing { what, reason } in missing {
+        match reasons.iter_mut().find(|(_, known)| known == reason) {
+            Some((names, _)) => names.push(what),
+            None => reasons.push((vec![what], reason)),
+        }
+    }
+    let told = reasons
+        .iter()
+        .map(|(names, reason)| format!("{}: {reason}", names.join(", ")));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// What all measured cells hold, in order, with their names.

@@ -5,6 +5,7 @@
 //! - [`bandwidth`]: how fast the weights can be read at all
 //! - [`divergence`]: how far logits are from others
 //! - [`device_costs`]: what a device's memory, launches and barriers give at best
+//! - [`energy`]: how many joules something takes
 //! - [`decode`]: the decode benchmark
 //! - [`inspection`]: what a model is, and the floor of its speed
 //! - [`synchronisation`]: what it costs CPU threads to keep in step
@@ -15,6 +16,7 @@ pub mod bandwidth;
 pub mod decode;
 pub mod device_costs;
 pub mod divergence;
+pub mod energy;
 pub mod environment;
 pub mod inspection;
 pub mod ladder;

@@ -137,7 +137,7 @@ fn verdict(ratio: &Summary) -> Verdict {
 }
 
 /// The middle 95% of `statistic` over draws of `count` indices below `count`.
-fn bootstrap(count: usize, statistic: impl Fn(&[usize]) -> f64) -> (f64, f64) {
+pub(crate) fn bootstrap(count: usize, statistic: impl Fn(&[usize]) -> f64) -> (f64, f64) {
     let mut draw = vec![0; count];
     let drawn: Vec<f64> = (0..RESAMPLES)
         .map(|resample| {

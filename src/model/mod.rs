@@ -5,6 +5,7 @@
 //! - [`config_json`]: reading and writing `config.json`
 //! - [`files`]: the files of a checkpoint, in a folder or embedded
 //! - [`hub`]: repositories on the Hugging Face hub, by way of its cache
+//! - [`safetensors_header`]: what lies where in a safetensors file
 //! - [`layout`]: the names, shapes and order of the tensors
 //! - [`weights`]: the tensors an engine reads, by name
 //! - [`storage`]: where the numbers of a tensor lie: a mapped file or huge pages
@@ -30,6 +31,7 @@ pub mod layout;
 pub mod promotion;
 pub mod python_json;
 pub mod random;
+pub mod safetensors_header;
 pub mod shapes;
 pub mod source;
 pub mod storage;

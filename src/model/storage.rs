@@ -26,6 +26,16 @@ pub enum ElementType {
 }
 
 impl ElementType {
+    /// The type of a safetensors tensor, if it is one that is read here.
+    pub fn of(dtype: safetensors::Dtype) -> Option<Self> {
+        match dtype {
+            safetensors::Dtype::BF16 => Some(ElementType::Bf16),
+            safetensors::Dtype::F16 => Some(ElementType::F16),
+            safetensors::Dtype::F32 => Some(ElementType::F32),
+            _ => None,
+        }
+    }
+
     /// Bytes of one number.
     pub fn size(self) -> usize {
         match self {

@@ -9,6 +9,11 @@ fn read(path: &Path) -> (Vec<usize>, Vec<f32>, Value) {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let logits = tensors.tensor("logits").unwrap();
     assert_eq!(logits.dtype(), safetensors::Dtype::F32);
+    assert_eq!(
+        tensors.tensor("tokens").unwrap().shape(),
+        &logits.shape()[..1]
+    );
+    assert_eq!(tensors.tensor("lengths").unwrap().shape(), [1]);
     let values = logits.data().chunks_exact(size_of::<f32>());
     let values = values.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
     (logits.shape().to_vec(), values.collect(), metadata)

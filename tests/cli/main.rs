@@ -10,11 +10,13 @@ mod chat;
 mod constraint;
 mod demo;
 mod device;
+mod energy;
 mod experiment;
 mod generate;
 mod gpu_check;
 mod inspect;
 mod logits;
+mod quality;
 mod tokenize;
 mod trace;
 

@@ -26,6 +26,8 @@ pub struct Card {
     pub(super) device: sys::CUdevice,
     /// Its name.
     pub name: String,
+    /// What it is told apart by: `GPU-` and 32 hexadecimal digits in groups, as NVIDIA's tools have it.
+    pub uuid: String,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
     /// Multiprocessors.
@@ -46,6 +48,17 @@ pub struct Card {
 
 fn version(number: i32) -> String {
     format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+fn uuid(uuid: sys::CUuuid) -> String {
+    let mut text = "GPU".to_owned();
+    for (index, byte) in uuid.bytes.into_iter().enumerate() {
+        if matches!(index, 0 | 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text += &format!("{:02x}", byte as u8);
+    }
+    text
 }
 
 /// A call that failed before there was a card to name.
@@ -103,6 +116,7 @@ fn card(device: sys::CUdevice, driver: String) -> Result<Card, DeviceError> {
     Ok(Card {
         device,
         name: result::device::get_name(device).map_err(failed("cuDeviceGetName"))?,
+        uuid: uuid(result::device::get_uuid(device).map_err(failed("cuDeviceGetUuid"))?),
         capability: (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -186,6 +200,15 @@ mod tests {
     fn versions_are_written_as_people_write_them() {
         assert_eq!(version(12_080), "12.8");
         assert_eq!(version(13_000), "13.0");
+    }
+
+    #[test]
+    fn a_uuid_is_written_as_nvidias_tools_write_it() {
+        let bytes = std::array::from_fn(|index| (index * 16 + 15) as i8 as _);
+        assert_eq!(
+            uuid(sys::CUuuid { bytes }),
+            "GPU-0f1f2f3f-4f5f-6f7f-8f9f-afbfcfdfefff"
+        );
     }
 
     #[test]

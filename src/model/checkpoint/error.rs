@@ -1,6 +1,5 @@
 use crate::model::config_json::ConfigError;
 use crate::model::files::FilesError;
-use crate::model::storage::ElementType;
 
 /// What is wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -125,14 +124,4 @@ pub enum CheckpointError {
         /// The system's word.
         source: std::io::Error,
     },
-}
-
-/// The type of a safetensors tensor, if it is one that engines read.
-pub(super) fn element_type(dtype: safetensors::Dtype) -> Option<ElementType> {
-    match dtype {
-        safetensors::Dtype::BF16 => Some(ElementType::Bf16),
-        safetensors::Dtype::F16 => Some(ElementType::F16),
-        safetensors::Dtype::F32 => Some(ElementType::F32),
-        _ => None,
-    }
 }

@@ -9,19 +9,16 @@ use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
-use super::error::{CheckpointError, element_type};
+use super::error::CheckpointError;
 use crate::model::files::{Files, FilesError, Opened, is_plain_name};
 use crate::model::layout::TensorSpec;
+use crate::model::safetensors_header::{Header, HeaderError};
 use crate::model::storage::{ElementType, Storage};
 
 /// The only file of a checkpoint that is not sharded.
 pub const SINGLE: &str = "model.safetensors";
 /// The index of a checkpoint that is.
 pub const INDEX: &str = "model.safetensors.index.json";
-
-/// The longest header that is parsed, in bytes. That of the largest dense model is 0.1 MB; the
-/// format allows 100 MB, of which a parser would make several gigabytes.
-const HEADER_LIMIT: u64 = 16 << 20;
 
 /// One safetensors file, its header checked against its length.
 #[derive(Debug)]
@@ -48,44 +45,24 @@ impl<'f> Shard<'f> {
             Some(Opened::File(file, len)) => (Content::File(file), len),
             Some(Opened::Memory(bytes)) => (Content::Memory(bytes), bytes.len() as u64),
         };
-        let header_error = |reason: String| CheckpointError::Header {
-            file: file.clone(),
-            reason,
-        };
-        let read = |offset: u64, buffer: &mut [u8]| {
-            let read = read_exact_at(&content, offset, buffer);
-            read.map_err(|source| files.io(name, source))
-        };
-        let mut header_len = [0; 8];
-        if len < header_len.len() as u64 {
-            return Err(header_error(format!("it has only {len} bytes")));
-        }
-        read(0, &mut header_len)?;
-        let header_len = u64::from_le_bytes(header_len);
-        if header_len > len - 8 {
-            let reason = format!("a header of {header_len} bytes in a file of {len}");
-            return Err(header_error(reason));
-        }
-        if header_len > HEADER_LIMIT {
-            let reason = format!("a header of {header_len} bytes, more than {HEADER_LIMIT}");
-            return Err(header_error(reason));
-        }
-        let mut header = vec![0; header_len as usize];
-        read(8, &mut header)?;
-        // Checks that the tensors lie one after the other without a gap or an overlap, and that
-        // each is as long as its shape and type say, without overflow.
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|error| header_error(error.to_string()))?;
-        let data_start = 8 + header_len;
-        let expected = data_start.saturating_add(metadata.data_len() as u64);
-        if expected != len {
-            let found = len;
-            return Err(CheckpointError::Length {
-                file,
+        let header = Header::read(len, |offset, buffer| {
+            read_exact_at(&content, offset, buffer)
+        });
+        let Header {
+            metadata,
+            data_start,
+        } = header.map_err(|error| match error {
+            HeaderError::Read(source) => files.io(name, source).into(),
+            HeaderError::Malformed(reason) => CheckpointError::Header {
+                file: file.clone(),
+                reason,
+            },
+            HeaderError::Length { expected, found } => CheckpointError::Length {
+                file: file.clone(),
                 expected,
                 found,
-            });
-        }
+            },
+        })?;
         Ok(Some(Shard {
             file,
             content,
@@ -111,7 +88,7 @@ impl<'f> Shard<'f> {
                 expected: spec.shape.dimensions(),
             });
         }
-        let kind = element_type(info.dtype).ok_or_else(|| CheckpointError::ElementType {
+        let kind = ElementType::of(info.dtype).ok_or_else(|| CheckpointError::ElementType {
             file: self.file.clone(),
             tensor: spec.name.clone(),
             found: format!("{:?}", info.dtype),

@@ -158,7 +158,7 @@ fn f16_and_f32_are_kept_or_rounded_to_bf16_as_asked() {
             let loaded = from_bytes(config_of(&weights), file.clone(), options).unwrap();
             let kind = loaded.layers[0].q.values().element_type();
             match options.precision {
-                Precision::Stored => assert_eq!(Some(kind), error::element_type(dtype)),
+                Precision::Stored => assert_eq!(Some(kind), ElementType::of(dtype)),
                 Precision::Bf16 => assert_eq!(kind, ElementType::Bf16),
             }
             if dtype == safetensors::Dtype::F32 {
