@@ -1,11 +1,14 @@
-//! Results as tables and files.
+//! Results as tables, charts and files.
 //!
 //! - [`pending_file`]: files that appear whole or not at all
 //! - [`logits_file`]: logits as a safetensors file
 //! - [`section`]: what a result says
 //! - [`table`]: tables for people and for spreadsheets
+//! - [`chart`]: charts as data; [`svg`]: charts drawn
 
+pub mod chart;
 pub mod logits_file;
 pub mod pending_file;
 pub mod section;
+pub mod svg;
 pub mod table;
