@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn ticks_of_an_axis_are_written_alike() {
-        assert_eq!(ticks(&[0.0, 0.25, 0.5], 0.25), ["0.00", "0.25", "0.50"]);
+        assert_eq!(ticks(&[0.0, 0.05, 0.1], 0.05), ["0.00", "0.05", "0.10"]);
         assert_eq!(ticks(&[0.0, 20.0], 20.0), ["0", "20"]);
         assert_eq!(
             ticks(&[0.0, 5e-6, 1e-5], 5e-6),
