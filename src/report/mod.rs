@@ -5,9 +5,11 @@
 //! - [`section`]: what a result says
 //! - [`table`]: tables for people and for spreadsheets
 //! - [`chart`]: charts as data; [`svg`]: charts drawn
+//! - [`page`]: sections as an HTML page
 
 pub mod chart;
 pub mod logits_file;
+pub mod page;
 pub mod pending_file;
 pub mod section;
 pub mod svg;

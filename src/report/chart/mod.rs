@@ -75,8 +75,9 @@ pub struct Axis {
     pub unit: String,
     /// Where values lie on it.
     pub scale: Scale,
-    /// Whether a linear axis begins at 0 even if all values are far from it.
-    pub from_zero: bool,
+    /// Whether it is only as long as the values need. Otherwise a linear axis begins at 0, and a
+    /// logarithmic one is as long as a fourfold.
+    pub tight: bool,
 }
 
 impl Axis {
@@ -100,14 +101,14 @@ impl Axis {
             label: label.into(),
             unit: unit.into(),
             scale,
-            from_zero: true,
+            tight: false,
         }
     }
 
     /// Only as long as the values need, for those whose distance from 0 means nothing.
     pub fn tight(self) -> Self {
         Self {
-            from_zero: false,
+            tight: true,
             ..self
         }
     }

@@ -40,8 +40,12 @@ impl Scale {
 /// How far the largest sample is from those before it, in tenfolds.
 const LARGEST_APART: f64 = 0.4;
 
-/// Share of a logarithmic axis that is left free at each end.
+/// Share of an axis that does not begin at 0 that is left free at each end.
 const MARGIN: f64 = 0.03;
+
+/// How long a logarithmic axis is at least: a few thousandths where it is tight, and a fourfold
+/// elsewhere.
+const LEAST_RATIO: (f64, f64) = (1.005, 4.0);
 
 /// A mark with its number.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,18 +92,29 @@ impl Ruler {
         }
         let candidates = match scale {
             Scale::Linear => {
-                if axis.from_zero {
+                if !axis.tight {
                     (low, high) = (low.min(0.0), high.max(0.0));
                 }
+                let mut margin = MARGIN * (high - low);
                 if low == high {
-                    let width = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
-                    (low, high) = (low - width * f64::from(low != 0.0), high + width);
+                    margin = if low == 0.0 { 1.0 } else { 0.1 * low.abs() };
+                }
+                // What ends at 0 ends there.
+                if axis.tight || low == high {
+                    high += margin;
+                    low -= if low == 0.0 { 0.0 } else { margin };
                 }
                 Self::linear(low, high)
             }
             Scale::Log2 | Scale::Log10 => {
-                let width = (high - low).max(if scale == Scale::Log2 { 0.3 } else { 0.1 });
-                Self::logarithmic(scale, low - MARGIN * width, high + MARGIN * width)
+                let least = if axis.tight {
+                    LEAST_RATIO.0
+                } else {
+                    LEAST_RATIO.1
+                };
+                let missing = (scale.place(least).unwrap_or(0.0) - (high - low)).max(0.0);
+                let margin = MARGIN * (high - low) + missing / 2.0;
+                Self::logarithmic(scale, low - margin, high + margin)
             }
             Scale::Percentile => {
                 let end = high + if largest { LARGEST_APART } else { 0.0 };

@@ -44,7 +44,10 @@ pub(super) fn draw(bars: &Bars, width: f64, top: f64) -> Option<Drawing> {
         let look = Look(series);
         move |x: f64, y: f64| {
             let (w, h) = HALF_SAMPLE;
-            bar(look, (x - w, x + w), y, h)
+            match scale {
+                Scale::Linear => bar(look, (x - w, x + w), y, h),
+                _ => mark(look, x, y),
+            }
         }
     };
     let entries: Vec<LegendEntry> = (0..)
@@ -62,13 +65,7 @@ pub(super) fn draw(bars: &Bars, width: f64, top: f64) -> Option<Drawing> {
     let x = |value: f64| placed.area.x(&placed.ruler, value);
     // Where no length begins, there are marks.
     let begin = match scale {
-        Scale::Linear => x(0.0_f64.max(
-            values
-                .iter()
-                .copied()
-                .fold(f64::INFINITY, f64::min)
-                .min(0.0),
-        )),
+        Scale::Linear => x(0.0),
         _ => None,
     };
     let marks = html! {
@@ -78,9 +75,7 @@ pub(super) fn draw(bars: &Bars, width: f64, top: f64) -> Option<Drawing> {
                     @let end = x(value.value).expect("it is shown");
                     @match begin {
                         Some(begin) => (bar(Look(series), (begin, end), y, placed.half)),
-                        None => g class=(Look(series).class()) {
-                            g class="mark" { (Look(series).mark(end, y)) }
-                        },
+                        None => (mark(Look(series), end, y)),
                     }
                     @if value.low < value.high {
                         @let low = x(value.low).unwrap_or(placed.area.left);
@@ -92,10 +87,17 @@ pub(super) fn draw(bars: &Bars, width: f64, top: f64) -> Option<Drawing> {
         }
     };
     Some(Drawing {
-        body: vec![legend, placed.frame, marks],
+        body: vec![legend, placed.grid, marks, placed.words],
         bottom: placed.bottom,
         omitted: 0,
     })
+}
+
+/// A mark in the colour of its series.
+fn mark(look: Look, x: f64, y: f64) -> Markup {
+    html! {
+        g class=(look.class()) { g class="mark" { (look.mark(x, y)) } }
+    }
 }
 
 /// A bar; those of one colour differ by their outline's dashes too.

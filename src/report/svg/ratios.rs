@@ -31,8 +31,7 @@ fn note(row: &RatioRow) -> String {
         };
     };
     // Of a ratio near 1, thousandths matter; of one far from it, they are noise.
-    let decimals = if value < 3.0 { 3 } else { 1 };
-    let number = |value| fixed(value, decimals);
+    let number = |value| fixed(value, if value < 3.0 { 3 } else { 1 });
     match low < high {
         true => format!(
             "{} [{}, {}] {}",
@@ -60,7 +59,7 @@ pub(super) fn draw(all: &[RatioRow], width: f64, top: f64) -> Option<Drawing> {
     let known = shown.iter().flatten();
     let mut values: Vec<f64> = known.flat_map(|r| [r.value, r.low, r.high]).collect();
     values.push(1.0);
-    let axis = Axis::log10("ratio", "");
+    let axis = Axis::log10("ratio", "").tight();
     let placed = rows::place(&rows, &axis, &values, width, top)?;
     let x = |value: f64| placed.area.x(&placed.ruler, value).expect("it is shown");
     let one = x(1.0);
@@ -87,7 +86,7 @@ pub(super) fn draw(all: &[RatioRow], width: f64, top: f64) -> Option<Drawing> {
         }
     };
     Some(Drawing {
-        body: vec![placed.frame, marks],
+        body: vec![placed.grid, marks, placed.words],
         bottom: placed.bottom,
         omitted: 0,
     })

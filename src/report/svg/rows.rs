@@ -34,8 +34,10 @@ pub(super) struct Placed {
     pub centres: Vec<Vec<f64>>,
     /// Half of what a mark may take of the height.
     pub half: f64,
-    /// Grid, labels, notes and axis.
-    pub frame: Markup,
+    /// What lies below the marks.
+    pub grid: Markup,
+    /// Labels, notes and axis, which lie above them.
+    pub words: Markup,
     /// The lower end of it all.
     pub bottom: f64,
 }
@@ -102,8 +104,7 @@ pub(super) fn place(
         bottom: y,
     };
     let (numbers, height) = horizontal_axis(&area, &ruler, axis, drawing);
-    let frame = html! {
-        (horizontal_grid(&area, &ruler))
+    let words = html! {
         (frame::line("axis", (area.left, area.bottom), (area.right, area.bottom)))
         @for (anchor, x, y, text) in &texts {
             (label("name", *anchor, *x, *y, text))
@@ -111,11 +112,12 @@ pub(super) fn place(
         (numbers)
     };
     Some(Placed {
+        grid: horizontal_grid(&area, &ruler),
+        words,
         area,
         ruler,
         centres,
         half: each / 2.0 - 2.0,
-        frame,
         bottom: area.bottom + height,
     })
 }

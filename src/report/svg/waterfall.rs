@@ -117,7 +117,7 @@ pub(super) fn draw(waterfall: &Waterfall, width: f64, top: f64) -> Option<Drawin
         }
     };
     Some(Drawing {
-        body: vec![legend, placed.frame, marks],
+        body: vec![legend, placed.grid, marks, placed.words],
         bottom: placed.bottom,
         omitted: omitted.len(),
     })
