@@ -51,7 +51,7 @@ pub fn ticks(values: &[f64], step: f64) -> Vec<String> {
     let largest = values.iter().fold(0.0, |max: f64, v| max.max(v.abs()));
     if step < SMALL || largest >= LARGE {
         // As many digits as tell two neighbours apart.
-        let digits = (largest / step).log10().floor().max(0.0) as usize;
+        let digits = (largest.log10().floor() - step.log10().floor()).max(0.0) as usize;
         return values.iter().map(|&value| powered(value, digits)).collect();
     }
     let decimals = (-step.log10() - 1e-9).ceil().max(0.0) as usize;

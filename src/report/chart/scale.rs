@@ -2,6 +2,9 @@
 
 use super::{Axis, number};
 
+/// Numbers beyond this are no measurements, and their differences may not be numbers at all.
+const LARGEST: f64 = 1e300;
+
 /// How lengths on an axis grow with values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scale {
@@ -21,6 +24,7 @@ impl Scale {
     /// Where `value` lies, in units of equal length; `None` if it has no place.
     pub fn place(self, value: f64) -> Option<f64> {
         let place = match self {
+            _ if value.abs() > LARGEST => return None,
             Self::Linear => value,
             Self::Log2 => value.log2(),
             Self::Log10 => value.log10(),
@@ -62,7 +66,7 @@ pub struct Ruler {
     scale: Scale,
     low: f64,
     high: f64,
-    /// Ascending; two at least.
+    /// Ascending; two at least, but for numbers so long that no two of them have room.
     pub ticks: Vec<Tick>,
 }
 
@@ -123,15 +127,17 @@ impl Ruler {
         };
         let mut sparsest = None;
         for candidate in candidates {
-            if candidate.ticks.len() < 2 {
-                continue;
-            }
-            if fit(&candidate.ticks) {
+            if candidate.ticks.len() >= 2 && fit(&candidate.ticks) {
                 return Some(candidate);
             }
-            sparsest = Some(candidate);
+            if !candidate.ticks.is_empty() {
+                sparsest = Some(candidate);
+            }
         }
-        sparsest
+        // Numbers so long that no two of them have room.
+        let mut sparsest = sparsest?;
+        sparsest.ticks.truncate(1);
+        Some(sparsest)
     }
 
     /// Where `value` lies, as a share of the axis; values beyond its ends are at the ends. `None`
@@ -164,7 +170,7 @@ impl Ruler {
             let labels = values.iter().map(|&value| number::round(value)).collect();
             Self::with(scale, low, high, values, labels)
         };
-        let between = |value: &f64| (least..=most).contains(value);
+        let between = |value: &f64| value.is_normal() && (least..=most).contains(value);
         let mut candidates = Vec::new();
         // Within a short stretch, a logarithmic axis is nearly a linear one.
         if most < 5.0 * least {
@@ -195,10 +201,19 @@ impl Ruler {
             0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999, 99.9999,
         ];
         const SPARSE: [f64; 5] = [0.0, 50.0, 90.0, 99.0, 99.9];
+        let place = |percent: &f64| Scale::Percentile.place(*percent);
+        let end = if largest { high - LARGEST_APART } else { high };
+        // From the tick before to the tick behind.
+        let before = DENSE.iter().filter_map(place).rfind(|tick| *tick <= low);
+        let behind = DENSE.iter().filter_map(place).find(|tick| *tick >= end);
+        let low = before.unwrap_or(low);
+        let (end, high) = match behind {
+            Some(behind) if !largest => (behind, behind.max(low + LARGEST_APART)),
+            _ => (end, high),
+        };
         let of = |percents: &[f64]| {
-            let end = if largest { high - LARGEST_APART } else { high };
             let is_on = |percent: &f64| {
-                let place = Scale::Percentile.place(*percent);
+                let place = place(percent);
                 place.is_some_and(|place| (low - 1e-9..=end + 1e-9).contains(&place))
             };
             let mut values: Vec<f64> = percents.iter().copied().filter(is_on).collect();
@@ -267,8 +282,8 @@ mod tests {
             ["0", "5", "10", "15", "20", "25", "30"]
         );
         assert_eq!(
-            labels(&ruler(&linear.clone().tight(), &[0.97, 1.04], 5)),
-            ["0.96", "0.98", "1.00", "1.02", "1.04"]
+            labels(&ruler(&linear.clone().tight(), &[0.97, 1.04], 6)),
+            ["0.96", "0.98", "1.00", "1.02", "1.04", "1.06"]
         );
         let positions = [1.0, 8.0, 4096.0, 32_640.0];
         assert_eq!(
@@ -281,7 +296,7 @@ mod tests {
             ["10\u{207b}\u{2075}", "10\u{207b}\u{2074}", "0.001"]
         );
         assert_eq!(
-            labels(&ruler(&divergence, &[0.8, 2.1], 5)),
+            labels(&ruler(&divergence.tight(), &[0.8, 2.1], 5)),
             ["1.0", "1.5", "2.0"]
         );
     }

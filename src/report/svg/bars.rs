@@ -8,7 +8,7 @@ use super::marks::{COLOURS, Look, level_interval};
 use super::rows::{self, Row};
 use crate::report::chart::number::significant;
 use crate::report::chart::scale::Scale;
-use crate::report::chart::{Bars, Interval};
+use crate::report::chart::{Axis, Bars, Interval};
 
 /// Half a sample of a bar in a legend.
 const HALF_SAMPLE: (f64, f64) = (9.0, 5.0);
@@ -61,7 +61,12 @@ pub(super) fn draw(bars: &Bars, width: f64, top: f64) -> Option<Drawing> {
         1 => (html! {}, 0.0),
         _ => frame::legend(&entries, top, width),
     };
-    let placed = rows::place(&rows, &bars.axis, &values, width, top + height)?;
+    // Lengths begin at 0.
+    let axis = Axis {
+        tight: bars.axis.tight && scale != Scale::Linear,
+        ..bars.axis.clone()
+    };
+    let placed = rows::place(&rows, &axis, &values, width, top + height)?;
     let x = |value: f64| placed.area.x(&placed.ruler, value);
     // Where no length begins, there are marks.
     let begin = match scale {

@@ -207,6 +207,45 @@ pub(crate) fn quantiles() -> Chart {
     )
 }
 
+/// Charts with more and longer names than anyone should have, and values far apart.
+pub(crate) fn hostile() -> Vec<Chart> {
+    let long = "a name of many words that nobody has shortened, with-a-word-that-is-longer-than-a-phone-is-wide-and-has-no-space";
+    let series = |index: usize| {
+        let points = [(1.0, 1e-9), (32_640.0, 1e9)];
+        let points = points.map(|(x, y)| (x * (1.0 + index as f64), interval(y, 0.5)));
+        Series::measured(format!("{index} {long}"), points)
+    };
+    let lines = |y: Axis| {
+        let panel = Panel {
+            y,
+            series: (0..8).map(series).collect(),
+        };
+        Chart::lines(long, Axis::log2(long, "unit"), vec![panel.clone(), panel])
+    };
+    let mut bars = bars(Axis::linear(long, "unit"));
+    let mut ratios = ratios();
+    if let (Plot::Bars(bars), Plot::Ratios(rows)) = (&mut bars.plot, &mut ratios.plot) {
+        bars.series[0] = long.into();
+        bars.groups[1].label = long.into();
+        rows[0].verdict = long.into();
+        rows[2].label = long.into();
+        rows[3].ratio = Some(interval(1e7, 0.9));
+    }
+    let near = RatioRow {
+        label: "itself".into(),
+        ratio: Some(interval(1.0, 1e-6)),
+        verdict: "same".into(),
+        side: Side::Neither,
+    };
+    vec![
+        lines(Axis::linear(long, "unit")),
+        lines(Axis::log10(long, "unit")),
+        bars,
+        ratios,
+        Chart::ratios("near", vec![near]),
+    ]
+}
+
 /// All of them.
 pub(crate) fn all() -> Vec<Chart> {
     vec![

@@ -6,7 +6,7 @@ use super::Drawing;
 use super::frame::{Px, line};
 use super::marks::level_interval;
 use super::rows::{self, Row};
-use crate::report::chart::number::fixed;
+use crate::report::chart::number::{fixed, significant};
 use crate::report::chart::scale::Scale;
 use crate::report::chart::{Axis, Interval, RatioRow, Side};
 
@@ -31,7 +31,10 @@ fn note(row: &RatioRow) -> String {
         };
     };
     // Of a ratio near 1, thousandths matter; of one far from it, they are noise.
-    let number = |value| fixed(value, if value < 3.0 { 3 } else { 1 });
+    let number = |value| match value < 3.0 {
+        true => fixed(value, 3),
+        false => significant(value, 3),
+    };
     match low < high {
         true => format!(
             "{} [{}, {}] {}",

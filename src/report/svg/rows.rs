@@ -55,8 +55,9 @@ pub(super) fn place(
     };
     let labels = widest(&mut rows.iter().map(|row| &row.label));
     let notes = widest(&mut rows.iter().flat_map(|row| &row.notes));
-    let labels_beside = labels <= LABELS * drawing;
+    // Notes above the marks take the labels with them.
     let notes_beside = notes <= NOTES * drawing;
+    let labels_beside = notes_beside && labels <= LABELS * drawing;
     let left = if labels_beside { labels + GAP } else { GAP };
     let right = drawing - if notes_beside { notes + GAP } else { GAP };
     let ruler = frame::horizontal(axis, values.iter().copied(), (left, right), drawing)?;
@@ -78,7 +79,7 @@ pub(super) fn place(
         let first = y;
         for note in &row.notes {
             if !notes_beside {
-                for line in text::wrap(note, FONT, drawing) {
+                for line in text::wrap(note, FONT, drawing - GAP) {
                     y += LINE;
                     texts.push((Anchor::Start, GAP, y - MIDDLE, line));
                 }

@@ -7,7 +7,8 @@ use super::frame::{self, LegendEntry, Px, line};
 use super::marks::level_interval;
 use super::rows::{self, Row};
 use crate::report::chart::number::significant;
-use crate::report::chart::{Interval, Waterfall};
+use crate::report::chart::scale::Scale;
+use crate::report::chart::{Axis, Interval, Waterfall};
 
 /// Half a sample in a legend.
 const HALF_SAMPLE: (f64, f64) = (9.0, 5.0);
@@ -21,28 +22,21 @@ struct Bar {
     interval: Option<Interval>,
 }
 
+/// Beyond this nothing is a length of time, and sums may not be numbers.
+const LONGEST: f64 = 1e100;
+
 pub(super) fn draw(waterfall: &Waterfall, width: f64, top: f64) -> Option<Drawing> {
-    let is_length = |value: f64| value.is_finite() && value >= 0.0;
-    let (parts, omitted): (Vec<_>, Vec<_>) = waterfall
-        .parts
-        .iter()
-        .partition(|part| is_length(part.value));
-    if parts.is_empty() {
-        return None;
-    }
-    let sum: f64 = parts.iter().map(|part| part.value).sum();
-    let floors = || {
-        parts
-            .iter()
-            .filter_map(|part| part.floor)
-            .filter(|floor| is_length(*floor))
-    };
-    let whole = waterfall.whole.filter(|whole| is_length(whole.value));
+    let is_length = |value: f64| (0.0..LONGEST).contains(&value);
     let mut begin = 0.0;
+    let mut whole_floor = None;
     let mut rows = Vec::new();
     let mut bars = Vec::new();
-    for part in &parts {
+    for part in waterfall.parts.iter().filter(|part| is_length(part.value)) {
         let floor = part.floor.filter(|floor| is_length(*floor));
+        whole_floor = match (whole_floor, floor) {
+            (Some(sum), Some(floor)) => Some(sum + floor),
+            (sum, floor) => sum.or(floor),
+        };
         rows.push(row(&part.label, part.value, floor));
         bars.push(Bar {
             begin,
@@ -52,16 +46,20 @@ pub(super) fn draw(waterfall: &Waterfall, width: f64, top: f64) -> Option<Drawin
         });
         begin += part.value;
     }
+    if bars.is_empty() {
+        return None;
+    }
+    let omitted = waterfall.parts.len() - bars.len();
+    let whole = waterfall.whole.filter(|whole| is_length(whole.value));
     let (name, value) = match whole {
         Some(whole) => ("as a whole", whole.value),
-        None => ("together", sum),
+        None => ("together", begin),
     };
-    let floor = (floors().count() > 0).then(|| floors().sum());
-    rows.push(row(name, value, floor));
+    rows.push(row(name, value, whole_floor));
     bars.push(Bar {
         begin: 0.0,
         value,
-        floor,
+        floor: whole_floor,
         interval: whole,
     });
     let ends = bars.iter().flat_map(|bar| {
@@ -78,7 +76,7 @@ pub(super) fn draw(waterfall: &Waterfall, width: f64, top: f64) -> Option<Drawin
             html! { (rect(class, (x - w, x + w), y, h)) }
         }),
     };
-    let entries = match floor {
+    let entries = match whole_floor {
         Some(_) => vec![
             entry("the floor", "floor"),
             entry("above the floor", "above"),
@@ -86,7 +84,13 @@ pub(super) fn draw(waterfall: &Waterfall, width: f64, top: f64) -> Option<Drawin
         None => Vec::new(),
     };
     let (legend, height) = frame::legend(&entries, top, width);
-    let placed = rows::place(&rows, &waterfall.axis, &values, width, top + height)?;
+    // Lengths begin at 0.
+    let axis = Axis {
+        scale: Scale::Linear,
+        tight: false,
+        ..waterfall.axis.clone()
+    };
+    let placed = rows::place(&rows, &axis, &values, width, top + height)?;
     let x = |value: f64| {
         placed
             .area
@@ -119,7 +123,7 @@ pub(super) fn draw(waterfall: &Waterfall, width: f64, top: f64) -> Option<Drawin
     Some(Drawing {
         body: vec![legend, placed.grid, marks, placed.words],
         bottom: placed.bottom,
-        omitted: omitted.len(),
+        omitted,
     })
 }
 
