@@ -7,6 +7,7 @@ mod qwen3;
 mod bad_weights;
 mod bench;
 mod chat;
+mod compare;
 mod constraint;
 mod demo;
 mod device;
@@ -15,6 +16,7 @@ mod generate;
 mod gpu_check;
 mod inspect;
 mod logits;
+mod report;
 mod tokenize;
 mod trace;
 
