@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 
 use super::frame::{
-    self, Anchor, Area, FONT, GAP, LINE, MIDDLE, horizontal_axis, horizontal_grid, label,
+    self, Anchor, Area, FONT, GAP, LINE, MIDDLE, Px, horizontal_axis, horizontal_grid, label,
 };
 use super::text::{self, width};
 use crate::report::chart::Axis;
@@ -108,6 +108,11 @@ pub(super) fn place(
     let words = html! {
         (frame::line("axis", (area.left, area.bottom), (area.right, area.bottom)))
         @for (anchor, x, y, text) in &texts {
+            // Lines that reach up to marks end at words above them.
+            @if *anchor == Anchor::Start && *x < right {
+                rect class="paper" x=(Px(*x)) y=(Px(y - LINE + MIDDLE))
+                    width=(Px(width(text, FONT))) height=(Px(LINE)) {}
+            }
             (label("name", *anchor, *x, *y, text))
         }
         (numbers)
