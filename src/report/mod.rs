@@ -4,10 +4,12 @@
 //! - [`logits_file`]: logits as a safetensors file
 //! - [`section`]: what a result says
 //! - [`table`]: tables for people and for spreadsheets
+//! - [`grouping`]: groups in the order in which they come
 //! - [`chart`]: charts as data; [`svg`]: charts drawn
 //! - [`page`]: sections as an HTML page
 
 pub mod chart;
+pub mod grouping;
 pub mod logits_file;
 pub mod page;
 pub mod pending_file;

@@ -14,6 +14,7 @@ use crate::experiment::result::Status;
 use crate::gpu_check;
 use crate::measure::statistics::{Verdict, median, ratio_of_medians};
 use crate::report::chart::Interval;
+use crate::report::grouping::distinct;
 use crate::report::table::{Cell, Column, Table};
 
 /// The field that names a model.
@@ -192,17 +193,12 @@ fn differences(a: &Document, b: &Document) -> Vec<String> {
 }
 
 /// The models of some rows.
-fn models(rows: &[Row]) -> Vec<String> {
-    let mut models: Vec<String> = Vec::new();
+fn models(rows: &[Row]) -> Vec<&str> {
     let fields = rows
         .iter()
         .flat_map(|row| row.identity.iter().chain(&row.how));
-    for (_, model) in fields.filter(|(name, _)| name == MODEL) {
-        if !models.contains(model) {
-            models.push(model.clone());
-        }
-    }
-    models
+    let models = fields.filter(|(name, _)| name == MODEL);
+    distinct(models.map(|(_, model)| model.as_str()))
 }
 
 /// Which rows belong together, in the order of the first side.
@@ -245,7 +241,7 @@ fn other_ways(a: &[Row], b: &[Row], pairs: &[(usize, usize)]) -> Vec<String> {
         let model = row.identity.iter().filter(|(name, _)| name == MODEL);
         model.chain(&row.how).cloned().collect()
     };
-    let mut notes: Vec<String> = Vec::new();
+    let mut notes = Vec::new();
     for &(a_at, b_at) in pairs {
         let theirs = fields(&b[b_at]);
         for (name, ours) in fields(&a[a_at]) {
@@ -259,12 +255,12 @@ fn other_ways(a: &[Row], b: &[Row], pairs: &[(usize, usize)]) -> Vec<String> {
                     name.replace('_', " ")
                 ),
             };
-            if ours != *theirs && !notes.contains(&note) {
+            if ours != *theirs {
                 notes.push(note);
             }
         }
     }
-    notes
+    distinct(notes)
 }
 
 fn named(row: &Row) -> Named {
@@ -363,12 +359,8 @@ impl Comparison {
     fn distinguishing(&self) -> Vec<&str> {
         let both = self.rows.iter().map(|row| &row.named);
         let all = || both.clone().chain(&self.only_a).chain(&self.only_b);
-        let mut names: Vec<&str> = Vec::new();
-        for (name, _) in all().flat_map(|named| &named.identity) {
-            if !names.contains(&name.as_str()) {
-                names.push(name);
-            }
-        }
+        let fields = all().flat_map(|named| &named.identity);
+        let mut names = distinct(fields.map(|(name, _)| name.as_str()));
         let value = |named: &Named, name: &str| {
             let field = named.identity.iter().find(|field| field.0 == name);
             field.map(|field| field.1.clone())

@@ -8,6 +8,7 @@ use crate::experiment::result::{CellOutcome, ResultFile, Status};
 use crate::gpu_check::results::PartFile;
 use crate::measure::decode::report::Report;
 use crate::measure::environment::Environment;
+use crate::report::grouping::distinct;
 use crate::report::page::{Page, Part};
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
@@ -80,13 +81,7 @@ pub(super) fn machine(environment: &Environment) -> String {
 }
 
 fn engines(report: &Report) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for run in &report.runs {
-        if !names.contains(&run.engine.as_str()) {
-            names.push(&run.engine);
-        }
-    }
-    names.join(", ")
+    distinct(report.runs.iter().map(|run| run.engine.as_str())).join(", ")
 }
 
 fn bench_status(report: &Report) -> String {
@@ -120,7 +115,7 @@ fn experiment_status(file: &ResultFile) -> String {
 }
 
 fn gpu_name(file: &PartFile) -> String {
-    let name = file.gpu["name"].as_str();
+    let name = file.gpu["name"].as_str().filter(|_| file.device == "cuda");
     name.map_or_else(|| file.device.clone(), str::to_owned)
 }
 

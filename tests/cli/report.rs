@@ -99,3 +99,35 @@ fn what_is_no_result_is_refused_and_what_was_there_stays() {
     assert_says(&error(report(&[&other], &[]), 2), &["--output"]);
     assert_says(&error(report(&[], &["-o", "x.html"]), 2), &["FILES"]);
 }
+
+#[test]
+fn an_experiment_becomes_a_page_that_says_what_was_not_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("plan.toml");
+    let text = "phases = 6\nrepeats = 2\nloads = [0]\nthreads = [1, 4096]\nmemory_bytes = 65536\n\
+                ways = ['spinning-barrier', 'spawned']\nblocks = [1]";
+    std::fs::write(&plan, text).unwrap();
+    let mut experiment = onegrid(&["experiment", "sync-overhead", "--device", "cpu"]);
+    experiment.arg("--plan").arg(&plan);
+    experiment.arg("--output").arg(folder.path());
+    stdout(experiment);
+    let page = folder.path().join("page.html");
+    let mut command = report(&[&folder.path().join("sync-overhead.json")], &["-o"]);
+    stdout({
+        command.arg(&page);
+        command
+    });
+    let html = scraper::Html::parse_document(&std::fs::read_to_string(&page).unwrap());
+    let text = |selector: &str| -> Vec<String> {
+        let found = scraper::Selector::parse(selector).unwrap();
+        html.select(&found)
+            .map(|element| element.text().collect())
+            .collect()
+    };
+    assert_eq!(text(".missing dt"), ["4096 threads/load-0"]);
+    assert!(text(".missing dd")[0].contains("this machine has"));
+    assert_eq!(text("figcaption strong"), ["Empty phases"]);
+    let names = text(".wide svg .entry text");
+    assert_eq!(names, ["spinning-barrier", "spawned"]);
+    assert!(text(".question")[0].contains("keep threads"));
+}

@@ -5,6 +5,7 @@ use super::judge::Verdicts;
 use super::measure::{Found, MethodFound};
 use crate::experiment::result::{CellRecord, measured};
 use crate::report::chart::{Axis, Bars, Chart, Group, Interval};
+use crate::report::grouping::distinct;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -72,12 +73,7 @@ fn captioned(found: &[Found], table: fn(&[&Found]) -> Table) -> Vec<Captioned> {
 
 /// Milliseconds a token, by workload and method.
 fn times(caption: &str, group: &[&Found]) -> Chart {
-    let mut methods: Vec<Method> = Vec::new();
-    for (_, method) in rows(group) {
-        if !methods.contains(&method.method) {
-            methods.push(method.method);
-        }
-    }
+    let methods = distinct(rows(group).map(|(_, method)| method.method));
     let bars = |one: &&Found| {
         let bar = |name: &Method| {
             let mut of = one.methods.iter();

@@ -1,7 +1,9 @@
 //! What memory gives, and what launches and barriers cost.
 
-use crate::gpu_check::ceilings::{BarrierCost, Findings, Read};
+use crate::gpu_check::ceilings::Findings;
+use crate::measure::device_costs::{BarrierCost, Read};
 use crate::report::chart::{Axis, Bars, Chart, Group, Interval, Panel, Series};
+use crate::report::grouping::distinct;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -25,18 +27,6 @@ pub(super) fn sections(found: &Findings) -> Vec<Section> {
     ]
 }
 
-/// The distinct values of a key, in order.
-fn distinct<'a, T, K: PartialEq>(all: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<K> {
-    let mut keys = Vec::new();
-    for one in all {
-        let key = key(one);
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    keys
-}
-
 fn reads(found: &Findings) -> Chart {
     let scaled = |read: &Read| {
         let Interval { value, low, high } = Interval::from(&read.bytes_per_second);
@@ -46,7 +36,7 @@ fn reads(found: &Findings) -> Chart {
             high: high * 1e-9,
         }
     };
-    let grids = distinct(&found.reads, |read| (read.blocks, read.threads));
+    let grids = distinct(found.reads.iter().map(|read| (read.blocks, read.threads)));
     let mut series: Vec<Series> = grids
         .into_iter()
         .map(|grid| {
@@ -59,7 +49,7 @@ fn reads(found: &Findings) -> Chart {
         })
         .collect();
     if let Some(specified) = found.specified_bandwidth_bytes_per_second {
-        let sizes = distinct(&found.reads, |read| read.bytes);
+        let sizes = distinct(found.reads.iter().map(|read| read.bytes));
         let points = sizes
             .into_iter()
             .map(|bytes| (bytes as f64 * 1e-6, specified * 1e-9));
@@ -108,18 +98,20 @@ fn load(bytes: u32) -> String {
 
 fn barriers(found: &Findings) -> Chart {
     let kind = |cost: &BarrierCost| (cost.kind.clone(), cost.blocks, cost.threads);
-    let loads = distinct(&found.barriers, |cost| cost.bytes_between);
-    let groups = distinct(&found.barriers, kind).into_iter().map(|key| {
-        let bar = |bytes: &u32| {
-            let mut costs = found.barriers.iter();
-            let cost = costs.find(|cost| kind(cost) == key && cost.bytes_between == *bytes)?;
-            Some(Interval::from(&cost.microseconds))
-        };
-        Group {
-            label: format!("{}, {} blocks of {}", key.0, key.1, key.2),
-            bars: loads.iter().map(bar).collect(),
-        }
-    });
+    let loads = distinct(found.barriers.iter().map(|cost| cost.bytes_between));
+    let groups = distinct(found.barriers.iter().map(kind))
+        .into_iter()
+        .map(|key| {
+            let bar = |bytes: &u32| {
+                let mut costs = found.barriers.iter();
+                let cost = costs.find(|cost| kind(cost) == key && cost.bytes_between == *bytes)?;
+                Some(Interval::from(&cost.microseconds))
+            };
+            Group {
+                label: format!("{}, {} blocks of {}", key.0, key.1, key.2),
+                bars: loads.iter().map(bar).collect(),
+            }
+        });
     Chart::bars(
         "A barrier of the grid",
         Bars {

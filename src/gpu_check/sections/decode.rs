@@ -3,6 +3,7 @@
 use crate::gpu_check::decode::{AtPosition, Findings, Run};
 use crate::measure::statistics::Summary;
 use crate::report::chart::{Axis, Chart, Interval, Panel, Series};
+use crate::report::grouping::distinct;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -45,12 +46,8 @@ fn speed(step: &Summary) -> Interval {
 }
 
 fn against_position(found: &Findings) -> Chart {
-    let mut names: Vec<&str> = Vec::new();
-    for run in found.positions.iter().flat_map(|at| &at.runs) {
-        if !names.contains(&run.name.as_str()) {
-            names.push(&run.name);
-        }
-    }
+    let runs = found.positions.iter().flat_map(|at| &at.runs);
+    let names = distinct(runs.map(|run| run.name.as_str()));
     let lines = |of: &dyn Fn(&Summary) -> Interval| -> Vec<Series> {
         let points = |name: &str| {
             let run = |at: &AtPosition| {

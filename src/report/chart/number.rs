@@ -60,11 +60,15 @@ pub fn ticks(values: &[f64], step: f64) -> Vec<String> {
 
 /// A number of a logarithmic axis: 1, 2 or 5 times a power of ten, or a power of two.
 pub fn round(value: f64) -> String {
-    if value >= LARGE || value < 1e-3 {
-        return powered(value, 2);
+    const DECIMALS: usize = 6;
+    let exact = |decimals: &usize| {
+        let written: f64 = format!("{value:.decimals$}").parse().unwrap_or(f64::NAN);
+        (written - value).abs() <= 1e-9 * value
+    };
+    match (0..=DECIMALS).find(exact) {
+        Some(decimals) if (1e-3..LARGE).contains(&value) => fixed(value, decimals),
+        _ => powered(value, 2),
     }
-    let decimals = (-value.log10() - 1e-9).ceil().max(0.0) as usize;
-    fixed(value, decimals)
 }
 
 /// The power of ten that the first of so many digits stands for.
@@ -152,6 +156,8 @@ mod tests {
     fn powers_are_short() {
         assert_eq!(round(1e-5), "10\u{207b}\u{2075}");
         assert_eq!(round(0.005), "0.005");
+        assert_eq!(round(0.25), "0.25");
+        assert_eq!(round(0.015625), "0.015625");
         assert_eq!(round(32768.0), "32,768");
         assert_eq!(round(2e8), "2\u{d7}10\u{2078}");
     }

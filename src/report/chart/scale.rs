@@ -171,29 +171,30 @@ impl Ruler {
             Self::with(scale, low, high, values, labels)
         };
         let between = |value: &f64| value.is_normal() && (least..=most).contains(value);
-        let mut candidates = Vec::new();
-        // Within a short stretch, a logarithmic axis is nearly a linear one.
-        if most < 5.0 * least {
-            candidates.extend(steps(most - least).map(|step| {
-                let (first, last) = ((least / step).ceil(), (most / step).floor());
-                let values: Vec<f64> = counted(first, last).map(|index| index * step).collect();
-                let labels = number::ticks(&values, step);
-                Self::with(scale, low, high, values, labels)
-            }));
-        }
-        if scale == Scale::Log10 {
-            let powers = counted(low.floor(), high.ceil());
-            let ones = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|m| m * 10_f64.powf(power)));
-            candidates.push(rounded(ones.filter(between).collect()));
-        }
         let powers = (high - low).ceil() as usize + 1;
-        candidates.extend((1..=powers).map(|apart| {
+        let powers = (1..=powers).map(|apart| {
             let apart = apart as f64;
             let powers = counted((low / apart).floor(), (high / apart).ceil());
             let values = powers.map(|index| base.powf(index * apart));
             rounded(values.filter(between).collect())
-        }));
-        candidates
+        });
+        // Within a short stretch, a logarithmic axis is nearly a linear one.
+        let linear = |step: f64| {
+            let (first, last) = ((least / step).ceil(), (most / step).floor());
+            let values: Vec<f64> = counted(first, last).map(|index| index * step).collect();
+            let labels = number::ticks(&values, step);
+            Self::with(scale, low, high, values, labels)
+        };
+        let is_short = most < 5.0 * least;
+        let linear = steps(most - least).filter(|_| is_short).map(linear);
+        if scale == Scale::Log2 {
+            // What doubles is counted in doublings.
+            return powers.chain(linear).collect();
+        }
+        let decades = counted(low.floor(), high.ceil());
+        let ones = decades.flat_map(|power| [1.0, 2.0, 5.0].map(|m| m * 10_f64.powf(power)));
+        let ones = rounded(ones.filter(between).collect());
+        linear.chain([ones]).chain(powers).collect()
     }
 
     fn percentile(low: f64, high: f64, largest: bool) -> Vec<Self> {
@@ -298,6 +299,17 @@ mod tests {
         assert_eq!(
             labels(&ruler(&divergence.tight(), &[0.8, 2.1], 5)),
             ["1.0", "1.5", "2.0"]
+        );
+    }
+
+    #[test]
+    fn doublings_are_powers_of_two_however_few() {
+        let threads = Axis::log2("", "");
+        assert_eq!(labels(&ruler(&threads, &[1.0, 2.0], 6)), ["1", "2"]);
+        let close = threads.tight();
+        assert_eq!(
+            labels(&ruler(&close, &[100.0, 104.0], 6)),
+            ["100", "101", "102", "103", "104"]
         );
     }
 

@@ -5,6 +5,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::grouping::distinct;
 use super::section::{Captioned, Section};
 use super::svg::{self, NARROW, WIDE, printable};
 
@@ -132,6 +133,19 @@ fn section_id(part: &str, index: usize) -> String {
 }
 
 impl Part {
+    /// Why something was not measured, and all that was not for that reason.
+    fn reasons(&self) -> Vec<(&str, Vec<&str>)> {
+        let reasons = distinct(self.not_measured.iter().map(|(_, why)| why.as_str()));
+        let of = |reason: &str| {
+            let same = self.not_measured.iter().filter(|(_, why)| why == reason);
+            same.map(|(what, _)| what.as_str()).collect()
+        };
+        reasons
+            .into_iter()
+            .map(|reason| (reason, of(reason)))
+            .collect()
+    }
+
     fn to_html(&self, id: &str) -> Markup {
         html! {
             section id=(id) {
@@ -155,8 +169,8 @@ impl Part {
                 @if !self.not_measured.is_empty() {
                     h3 { "Not measured" }
                     dl class="missing" {
-                        @for (what, why) in &self.not_measured {
-                            dt { (what) }
+                        @for (why, what) in self.reasons() {
+                            dt { (what.join(", ")) }
                             dd { (why) }
                         }
                     }

@@ -36,7 +36,11 @@ fn page() -> Page {
         heading: format!("part of {words}"),
         question: format!("question of {words}?"),
         facts: pairs(words),
-        not_measured: pairs(words),
+        not_measured: [
+            pairs(words),
+            vec![("another".into(), format!("value of {words}"))],
+        ]
+        .concat(),
         warnings: vec![format!("warning of {words}")],
         sections: vec![section(charts, words), section(gallery::hostile(), "names")],
     };
@@ -152,7 +156,8 @@ fn what_failed_and_what_was_not_measured_is_said() {
         found.map(|element| element.text().collect()).collect()
     };
     assert!(text(".warning").contains(&"warning of more".to_owned()));
-    assert!(text(".missing dt").contains(&"name of more".to_owned()));
+    // What has the same reason stands together.
+    assert!(text(".missing dt").contains(&"name of more, another".to_owned()));
     assert!(text(".missing dd").contains(&"value of more".to_owned()));
     assert!(text(".facts dd").contains(&"value of more".to_owned()));
 }

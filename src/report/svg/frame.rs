@@ -131,6 +131,18 @@ pub(super) fn vertical(
     Ruler::new(axis, values, fit)
 }
 
+/// Words above a panel, from `top` on, and where they end.
+pub(super) fn heading(words: &str, top: f64, drawing: f64) -> (Markup, f64) {
+    let lines = text::wrap(words, FONT, drawing);
+    let markup = html! {
+        @for (index, line) in lines.iter().enumerate() {
+            @let baseline = top + (index + 1) as f64 * LINE - MIDDLE;
+            (label("name", Anchor::Start, 0.0, baseline, line))
+        }
+    };
+    (markup, top + lines.len() as f64 * LINE + GAP)
+}
+
 /// The width of the labels of a vertical axis.
 pub(super) fn label_width(ruler: &Ruler) -> f64 {
     let widths = ruler.ticks.iter().map(|tick| width(&tick.label, FONT));

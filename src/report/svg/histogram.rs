@@ -3,12 +3,8 @@
 use maud::html;
 
 use super::Drawing;
-use super::frame::{
-    self, Anchor, Area, FONT, GAP, LINE, MIDDLE, Px, horizontal_axis, horizontal_grid, label, line,
-    vertical_axis,
-};
+use super::frame::{self, Area, GAP, Px, horizontal_axis, horizontal_grid, line, vertical_axis};
 use super::marks::Look;
-use super::text;
 use crate::report::chart::number::significant;
 use crate::report::chart::scale::{Ruler, Scale};
 use crate::report::chart::{Axis, Histogram};
@@ -66,15 +62,12 @@ pub(super) fn draw(histogram: &Histogram, width: f64, top: f64) -> Option<Drawin
             ),
             None => format!("{}: not measured", set.name),
         };
-        for name in text::wrap(&words, FONT, width) {
-            body.push(label("name", Anchor::Start, 0.0, y + LINE - MIDDLE, &name));
-            y += LINE;
-        }
+        let (heading, below) = frame::heading(&words, y, width);
+        body.push(heading);
+        y = below;
         let (Some(middle), Some(ruler)) = (middle, ruler) else {
-            y += GAP;
             continue;
         };
-        y += GAP;
         let area = Area {
             left,
             right,

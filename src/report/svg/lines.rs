@@ -4,11 +4,10 @@ use maud::{Markup, html};
 
 use super::Drawing;
 use super::frame::{
-    self, Anchor, Area, FONT, GAP, LINE, LegendEntry, axis_label, horizontal_axis, horizontal_grid,
-    label, vertical_axis,
+    self, Anchor, Area, GAP, LegendEntry, axis_label, horizontal_axis, horizontal_grid, label,
+    vertical_axis,
 };
 use super::marks::{Look, path, upright_interval};
-use super::text;
 use crate::report::chart::scale::{Ruler, Scale};
 use crate::report::chart::{Lines, Panel, Point, Role, Series};
 
@@ -110,18 +109,9 @@ pub(super) fn draw(lines: &Lines, width: f64, top: f64) -> Option<Drawing> {
     let mut body = vec![legend];
     let count = lines.panels.len();
     for (index, (panel, ruler)) in lines.panels.iter().zip(&rulers).enumerate() {
-        let names = text::wrap(&axis_label(&panel.y), FONT, width);
-        for name in &names {
-            body.push(label(
-                "name",
-                Anchor::Start,
-                0.0,
-                y + LINE - frame::MIDDLE,
-                name,
-            ));
-            y += LINE;
-        }
-        y += GAP;
+        let (heading, below) = frame::heading(&axis_label(&panel.y), y, width);
+        body.push(heading);
+        y = below;
         let area = Area {
             left,
             right,
