@@ -65,9 +65,12 @@ pub fn round(value: f64) -> String {
         let written: f64 = format!("{value:.decimals$}").parse().unwrap_or(f64::NAN);
         (written - value).abs() <= 1e-9 * value
     };
+    if !(1e-3..LARGE).contains(&value) {
+        return powered(value, 2);
+    }
     match (0..=DECIMALS).find(exact) {
-        Some(decimals) if (1e-3..LARGE).contains(&value) => fixed(value, decimals),
-        _ => powered(value, 2),
+        Some(decimals) => fixed(value, decimals),
+        None => powered(value, 2),
     }
 }
 
