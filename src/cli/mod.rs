@@ -7,8 +7,8 @@
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
 //! - [`trace`]: the flags that record a trace
-//! - [`generate`], [`chat`], [`mod@bench`], [`experiment`], [`compare`], [`logits`], [`tokenize`], [`inspect`],
-//!   [`mod@gpu_check`]: the commands
+//! - [`generate`], [`chat`], [`mod@bench`], [`experiment`], [`report`], [`mod@compare`], [`logits`],
+//!   [`tokenize`], [`inspect`], [`mod@gpu_check`]: the commands
 //!
 //! Results go to standard output, notes and progress to standard error. The exit status is 0 when
 //! the work is done, 1 when it failed, 2 when the command line can't be carried out as it stands,
@@ -27,6 +27,7 @@ pub mod load;
 pub mod logits;
 pub mod options;
 pub mod output;
+pub mod report;
 pub mod streaming;
 pub mod tokenize;
 pub mod trace;
@@ -57,6 +58,7 @@ enum Command {
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
     Experiment(experiment::ExperimentArgs),
+    Report(report::ReportArgs),
     Compare(compare::CompareArgs),
     Logits(logits::LogitsArgs),
     Tokenize(tokenize::TokenizeArgs),
@@ -85,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Experiment(args) => experiment::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

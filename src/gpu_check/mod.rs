@@ -3,7 +3,7 @@
 //! - here: the parts, and the time they have
 //! - [`supervise`]: runs each part in a process of its own, so that one which crashes or hangs takes
 //!   nothing along, and prints what they found
-//! - [`results`]: the file that each part writes
+//! - [`results`]: the file that each part writes; [`sections`]: what it says, for people
 //! - [`machine`]: what the parts run on: a GPU, or the emulator to test them without one
 //! - [`correctness`], [`ceilings`], [`decode`], [`sanitizers`]: the parts
 
@@ -13,6 +13,7 @@ pub mod decode;
 pub mod machine;
 pub mod results;
 pub mod sanitizers;
+pub mod sections;
 pub mod supervise;
 
 use std::path::PathBuf;

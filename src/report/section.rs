@@ -1,5 +1,6 @@
-//! What a result says, for people: text, tables and charts under a heading.
+//! What a result says, for people: text, charts and tables under a heading.
 
+use super::chart::Chart;
 use super::table::Table;
 
 /// A part of a report.
@@ -9,6 +10,8 @@ pub struct Section {
     pub heading: String,
     /// Paragraphs.
     pub text: Vec<String>,
+    /// Charts, in order; they come before the tables that they show.
+    pub charts: Vec<Chart>,
     /// Tables, in order.
     pub tables: Vec<Captioned>,
 }

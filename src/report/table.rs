@@ -1,6 +1,10 @@
 //! One kind of table for everything that is printed, and its formats.
 
 use comfy_table::{CellAlignment, TableStyle, presets};
+use maud::{Markup, html};
+
+/// Text in a page that is longer than this is broken into lines.
+const LONG: usize = 36;
 
 /// Rows of cells under named columns.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +133,37 @@ impl Table {
         lines.join("\n")
     }
 
+    /// As an element of an HTML page; `caption` is the id of the element that says what it shows.
+    /// Cells have the class `number` or `long` where they are.
+    pub fn to_html(&self, caption: &str) -> Markup {
+        let class = |column: &Column| column.numeric.then_some("number");
+        let cell_class = |column: &Column, text: &str| match text.chars().count() > LONG {
+            true => Some("long"),
+            false => class(column),
+        };
+        html! {
+            table aria-labelledby=(caption) {
+                thead {
+                    tr {
+                        @for column in &self.columns {
+                            th scope="col" class=[class(column)] { (column.header()) }
+                        }
+                    }
+                }
+                tbody {
+                    @for row in &self.rows {
+                        tr {
+                            @for (column, cell) in self.columns.iter().zip(row) {
+                                @let text = cell.printed("\u{2013}");
+                                td class=[cell_class(column, &text)] { (text) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Comma-separated, with a header line (RFC 4180, lines ended by `\n`). What is missing is
     /// empty.
     pub fn to_csv(&self) -> String {
@@ -217,6 +252,23 @@ mod tests {
         assert_eq!(lines[1], "|-----------|--------------:|");
         assert_eq!(lines[3], "| d         |             - |");
         assert!(lines[2].starts_with("| a\\|b, \"c\" |"), "{}", lines[2]);
+    }
+
+    #[test]
+    fn html_escapes_and_marks_numbers() {
+        let mut table = table();
+        let long = "a < b ".repeat(10);
+        table.push([Cell::text(long.trim_end()), Cell::number(0.0, 0)]);
+        let html = table.to_html("caption-1").into_string();
+        for part in [
+            "<table aria-labelledby=\"caption-1\">",
+            "<td class=\"long\">a &lt; b a &lt; b",
+            "<th scope=\"col\" class=\"number\">speed (tok/s)</th>",
+            "<td>a|b, &quot;c&quot;</td><td class=\"number\">12.35</td>",
+            "<td>d</td><td class=\"number\">\u{2013}</td>",
+        ] {
+            assert!(html.contains(part), "{part} is missing in {html}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod qwen3;
 mod bad_weights;
 mod bench;
 mod chat;
+mod compare;
 mod constraint;
 mod demo;
 mod device;
@@ -17,6 +18,7 @@ mod gpu_check;
 mod inspect;
 mod logits;
 mod quality;
+mod report;
 mod tokenize;
 mod trace;
 

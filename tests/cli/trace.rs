@@ -167,7 +167,7 @@ fn what_is_no_trace_is_refused_by_name() {
     };
     let text = path("notes.md", b"# Notes\n");
     for args in [[&text, &good], [&good, &text]] {
-        let message = error(onegrid(&["compare", args[0], args[1]]), 1);
+        let message = error(onegrid(&["compare", args[0], args[1]]), 2);
         assert_says(&message, &["notes.md", "neither", "traceEvents"]);
     }
     let missing = error(onegrid(&["compare", "no-such-file", &good]), 1);
@@ -209,6 +209,10 @@ fn wrong_use_of_traces_is_told() {
     wrong(&["--layers", "0"], &["--layers", "found 0"]);
     wrong(&["--steps", "1,2,3"], &["--steps", "found 3"]);
     wrong(&["--passes", "some"], &["--passes", "decode", "prefill"]);
+    wrong(
+        &["--fail-if-slower", "2%"],
+        &["--fail-if-slower is for results"],
+    );
     let bench = onegrid(&["bench", "--trace", "x.pftrace", "--device", "cpu"]);
     assert_says(&error(bench, 2), &["--trace", "one --model", "found 0"]);
     let mut bench = onegrid(&["bench", "--trace", "x.pftrace", "--model", "random:tiny"]);

@@ -4,6 +4,8 @@ use super::Method;
 use super::judge::Verdicts;
 use super::measure::{Found, MethodFound};
 use crate::experiment::result::{CellRecord, measured};
+use crate::report::chart::{Axis, Bars, Chart, Group, Interval};
+use crate::report::grouping::distinct;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -24,7 +26,11 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
              constraint as many tokens are made as the automaton's texts have."
                 .into(),
         ],
-        tables: groups(&found, speed_table),
+        charts: groups(&found)
+            .iter()
+            .flat_map(|(caption, group)| [times(caption, group), speedups(caption, group)])
+            .collect(),
+        tables: captioned(&found, speed_table),
     };
     let worth = Section {
         heading: "What was written".into(),
@@ -34,29 +40,74 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
              than one number."
                 .into(),
         ],
-        tables: groups(&found, worth_table),
+        tables: captioned(&found, worth_table),
+        ..Section::default()
     };
     Ok(vec![speed, worth])
 }
 
-/// A table for each model and batch, in order.
-fn groups(found: &[Found], table: fn(&[&Found]) -> Table) -> Vec<Captioned> {
-    let mut captions: Vec<(String, Vec<&Found>)> = Vec::new();
+/// What belongs to one model and batch, in order, and what they are.
+fn groups(found: &[Found]) -> Vec<(String, Vec<&Found>)> {
+    let mut groups: Vec<(String, Vec<&Found>)> = Vec::new();
     for one in found {
         let caption = format!(
             "{}, batch {} ({}, {}, {} threads)",
             one.model, one.batch, one.engine, one.kernels, one.threads
         );
-        match captions.iter_mut().find(|(known, _)| *known == caption) {
+        match groups.iter_mut().find(|(known, _)| *known == caption) {
             Some((_, group)) => group.push(one),
-            None => captions.push((caption, vec![one])),
+            None => groups.push((caption, vec![one])),
         }
     }
+    groups
+}
+
+/// A table for each group.
+fn captioned(found: &[Found], table: fn(&[&Found]) -> Table) -> Vec<Captioned> {
     let captioned = |(caption, group): (String, Vec<&Found>)| Captioned {
         caption,
         table: table(&group),
     };
-    captions.into_iter().map(captioned).collect()
+    groups(found).into_iter().map(captioned).collect()
+}
+
+/// Milliseconds a token, by workload and method.
+fn times(caption: &str, group: &[&Found]) -> Chart {
+    let methods = distinct(rows(group).map(|(_, method)| method.method));
+    let bars = |one: &&Found| {
+        let bar = |name: &Method| {
+            let mut of = one.methods.iter();
+            let method = of.find(|method| method.method == *name)?;
+            Some(Interval::from(&method.token_ms))
+        };
+        Group {
+            label: one.workload.clone(),
+            bars: methods.iter().map(bar).collect(),
+        }
+    };
+    let bars = Bars {
+        axis: Axis::linear("time per token", "ms"),
+        series: methods.iter().map(|method| method.name().into()).collect(),
+        groups: group.iter().map(bars).collect(),
+    };
+    Chart::bars(format!("Time per token: {caption}"), bars)
+        .described("Median of the rounds with its 95% interval; a batch's tokens count together.")
+}
+
+/// Each method's speed over that of the first.
+fn speedups(caption: &str, group: &[&Found]) -> Chart {
+    let row = |(one, method): (&Found, &MethodFound)| {
+        let label = format!("{}, {}", one.workload, method.method.name());
+        method
+            .speedup
+            .as_ref()
+            .map(|speedup| speedup.charted(label))
+    };
+    Chart::ratios(
+        format!("Speed over none: {caption}"),
+        rows(group).filter_map(row).collect(),
+    )
+    .described("Ratios round by round, on the same seeds: median with its 95% interval.")
 }
 
 fn rows<'f>(group: &[&'f Found]) -> impl Iterator<Item = (&'f Found, &'f MethodFound)> {

@@ -2,6 +2,8 @@
 
 use super::Found;
 use crate::experiment::result::{CellRecord, measured};
+use crate::report::chart::{Axis, Chart, Interval, Panel, Series};
+use crate::report::grouping::distinct;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -14,9 +16,10 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
         .into_iter()
         .map(|(_, found)| found)
         .collect();
-    let mut tables = Vec::new();
+    let (mut charts, mut tables) = (Vec::new(), Vec::new());
     for load in loads(&found) {
         let here: Vec<&Found> = found.iter().filter(|one| one.load_bytes == load).collect();
+        charts.push(chart(load, &here));
         tables.push(Captioned {
             caption: match load {
                 0 => "Empty phases: all of the time is waiting".into(),
@@ -35,6 +38,7 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
              next. Runs took turns; in brackets bootstrapped 95% intervals."
                 .into(),
         ],
+        charts,
         tables,
     }])
 }
@@ -44,6 +48,33 @@ fn loads(found: &[Found]) -> Vec<u32> {
     loads.sort_unstable();
     loads.dedup();
     loads
+}
+
+/// The time of a phase against how many keep in step, a line for each way.
+fn chart(load: u32, found: &[&Found]) -> Chart {
+    let ways = found.iter().flat_map(|one| &one.ways);
+    let ways = distinct(ways.map(|way| way.way.as_str()));
+    let line = |name: &&str| {
+        let points = found.iter().filter_map(|one| {
+            let way = one.ways.iter().find(|way| way.way == *name)?;
+            Some((one.parties as f64, Interval::from(&way.phase_microseconds)))
+        });
+        Series::measured(*name, points)
+    };
+    let panel = Panel {
+        y: Axis::log10("time of a phase", "us"),
+        series: ways.iter().map(line).collect(),
+    };
+    let title = match load {
+        0 => "Empty phases".into(),
+        load => format!("Phases that read {:.2} MB", f64::from(load) * 1e-6),
+    };
+    let parties = match found.iter().any(|one| one.threads_of_a_block.is_some()) {
+        true => "blocks",
+        false => "threads",
+    };
+    Chart::lines(title, Axis::log2(parties, ""), vec![panel])
+        .described("Median with its 95% interval; less is better.")
 }
 
 fn table(found: &[&Found]) -> Table {

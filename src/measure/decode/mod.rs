@@ -7,10 +7,11 @@
 //!
 //! - here: the plan, and the measurement
 //! - [`check`]: whether the tokens can be trusted
-//! - [`report`]: the results, as JSON and as a table
+//! - [`report`]: the results, as JSON and as a table; [`sections`] and charts of them
 
 pub mod check;
 pub mod report;
+pub mod sections;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -62,7 +62,8 @@ impl Figure {
         }
         // A draw may hold nothing of what is counted.
         let all_finite = Cell::new(true);
-        let (low, high) = bootstrap(sequences, |draw| {
+        let all: Vec<usize> = (0..sequences).collect();
+        let (low, high) = bootstrap([&all], |[draw]| {
             let of_draw = of_draw(draw);
             all_finite.set(all_finite.get() && of_draw.is_finite());
             of_draw

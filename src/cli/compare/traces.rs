@@ -1,46 +1,25 @@
-//! `onegrid compare`: two files side by side.
+//! Two traces, by step, layer and token.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::output::{Format, OutputArgs};
-use super::{Outcome, WrongUse};
+use super::CompareArgs;
+use crate::cli::output::Format;
+use crate::cli::{Outcome, WrongUse};
 use crate::trace::comparison::Comparison;
 use crate::trace::file::{self, Kind};
 use crate::trace::profile::{Given, Profile};
 use crate::trace::steps::Steps;
 use crate::trace::{pytorch, reading};
 
-/// Compare two traces
-///
-/// Each is one of onegrid's (`--trace FILE` of generate and bench) or of PyTorch's profiler
-/// (`prof.export_chrome_trace`), gzipped or not. Counts and times are given by step, layer and token;
-/// counts that are no whole multiple of steps and layers are pointed out. The table leaves out
-/// what takes little time; csv, markdown and json have all of it.
-#[derive(Debug, Args)]
-pub struct CompareArgs {
-    /// The first file
-    #[arg(value_name = "A")]
-    a: PathBuf,
-
-    /// The second file
-    #[arg(value_name = "B")]
-    b: PathBuf,
-
-    #[command(flatten)]
-    trace: TraceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
 /// What can be said of traces. A list of two is of A and of B.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Traces")]
-struct TraceArgs {
+pub(super) struct TraceArgs {
     /// Steps of a trace in which the profiler marked none
     #[arg(long, value_name = "N[,N]", value_delimiter = ',', num_args = 1)]
     steps: Vec<u64>,
@@ -73,11 +52,11 @@ impl ValueEnum for Steps {
     }
 }
 
-/// Runs the command.
+/// Compares two traces.
 ///
 /// # Errors
-/// Files that can't be read, or are nothing that can be compared.
-pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
+/// Files that can't be read, or are no traces.
+pub(super) fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
     let [a, b] = args.trace.given()?;
     let comparison = Comparison {
         a: profile(&args.a, args.trace.passes, a)?,
@@ -104,6 +83,20 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
 }
 
 impl TraceArgs {
+    /// A flag of these that was given.
+    pub(super) fn given_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("--steps", !self.steps.is_empty()),
+            ("--layers", !self.layers.is_empty()),
+            ("--tokens", !self.tokens.is_empty()),
+            ("--passes", self.passes != Steps::default()),
+        ];
+        flags
+            .into_iter()
+            .find(|(_, given)| *given)
+            .map(|(flag, _)| flag)
+    }
+
     /// What is said of A and of B.
     fn given(&self) -> Result<[Given; 2], WrongUse> {
         let of = |flag: &str, list: &[u64]| match list {
@@ -132,11 +125,11 @@ fn profile(path: &Path, passes: Steps, given: Given) -> anyhow::Result<Profile> 
     let name = || path.display().to_string();
     let kind = file::kind(path).with_context(name)?;
     let kind = kind.ok_or_else(|| {
-        anyhow!(
+        WrongUse(format!(
             "{}: neither a trace of onegrid's (Perfetto's format, as --trace writes it) nor of \
-             PyTorch's profiler (JSON with traceEvents)",
+             PyTorch's profiler (JSON with traceEvents), and the other file is a trace",
             path.display()
-        )
+        ))
     })?;
     let mut content = file::open(path).with_context(name)?;
     let profile = match kind {
