@@ -15,6 +15,7 @@ use super::trace::TraceArgs;
 use super::{Outcome, WrongUse};
 use crate::engine::choice::DeviceName;
 use crate::measure::bandwidth::SAMPLE_SECONDS;
+use crate::measure::decode::phases::{self, PhaseTime};
 use crate::measure::decode::report::Report;
 use crate::measure::decode::{self, DecodePlan, Measured, Progress, Subject, memory_needed};
 use crate::measure::environment::Environment;
@@ -230,25 +231,29 @@ impl BenchArgs {
         let mut show = |event: Progress| progress.measuring(event);
         let mut subjects = subjects?;
         let measured = decode::bench(&loaded.name, &weights, &mut subjects, plan, &mut show);
-        let measured = measured.with_context(|| format!("benchmark of {name}"))?;
-        self.record(&mut subjects, &loaded.name, plan)?;
+        let mut measured = measured.with_context(|| format!("benchmark of {name}"))?;
+        if let ([subject], [run]) = (&mut subjects[..], &mut measured.runs[..]) {
+            run.phases = self.record(subject, &loaded.name, plan)?;
+        }
         Ok(Ran::Measured(measured))
     }
 
-    /// Records one more run, which is not among those that were measured.
+    /// Records one more run, which is not among those that were measured, where that is asked for.
     fn record(
         &self,
-        subjects: &mut [Subject],
+        subject: &mut Subject,
         model: &str,
         plan: &DecodePlan,
-    ) -> anyhow::Result<()> {
-        if let (Some(_), [subject]) = (&self.trace.trace, subjects) {
-            let recording = decode::record(subject, plan, self.trace.trace_steps.get());
-            let recording = recording.context("--trace")?;
-            let about = About::of(&*subject.engine, model);
-            self.trace.write(recording.as_ref(), &about)?;
+    ) -> anyhow::Result<Option<Vec<PhaseTime>>> {
+        if self.trace.trace.is_none() {
+            return Ok(None);
         }
-        Ok(())
+        let recording = decode::record(subject, plan, self.trace.trace_steps.get());
+        let recording = recording.context("--trace")?;
+        let about = About::of(&*subject.engine, model);
+        self.trace.write(recording.as_ref(), &about)?;
+        let config = subject.engine.config();
+        Ok(recording.map(|recording| phases::of(&recording, config, plan.batch)))
     }
 }
 

@@ -111,7 +111,7 @@ fn files_and_limits_that_can_not_be_used_are_wrong_use() {
     std::fs::write(&other, "[]").unwrap();
     assert_says(
         &error(compare(&a, &other, &[]), 2),
-        &["other.json is a JSON array"],
+        &["other.json is a JSON array", "or a trace"],
     );
     for limit in ["2", "100%", "fast"] {
         let message = error(compare(&a, &b, &["--fail-if-slower", limit]), 2);

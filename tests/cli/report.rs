@@ -131,3 +131,61 @@ fn an_experiment_becomes_a_page_that_says_what_was_not_measured() {
     assert_eq!(names, ["spinning-barrier", "spawned"]);
     assert!(text(".question")[0].contains("keep threads"));
 }
+
+#[test]
+fn a_recorded_bench_shows_its_step_by_phase_beside_the_floor() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = folder.path().join("bench.json");
+    let mut bench = onegrid(&["bench", "--model", "random:tiny", "--threads", "1"]);
+    bench.args([
+        "--device",
+        "cpu",
+        "--repetitions",
+        "2",
+        "--prompt-tokens",
+        "5",
+    ]);
+    bench.args(["--new-tokens", "4", "--format", "json", "--trace"]);
+    bench
+        .arg(folder.path().join("trace.pftrace"))
+        .arg("--output")
+        .arg(&result);
+    stdout(bench);
+    let found: Value = serde_json::from_slice(&std::fs::read(&result).unwrap()).unwrap();
+    let run = &found["runs"][0];
+    let phases = run["phases"].as_array().unwrap();
+    let names: Vec<_> = phases
+        .iter()
+        .map(|phase| phase["phase"].as_str().unwrap())
+        .collect();
+    for name in ["qkv", "attention", "output", "gate_up", "down", "head"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let sum = |field: &str| {
+        phases
+            .iter()
+            .map(|phase| phase[field].as_f64().unwrap())
+            .sum::<f64>()
+    };
+    // The embedding's row is read too, and is no part of what bench counts.
+    let bytes = run["bytes_per_token"].as_f64().unwrap();
+    assert!(
+        (sum("bytes") / bytes - 1.0).abs() < 0.01,
+        "{bytes} {phases:?}"
+    );
+    assert!(sum("work_microseconds") > 0.0 && sum("wait_microseconds") >= 0.0);
+    let page = folder.path().join("page.html");
+    let mut command = report(&[&result], &["-o"]);
+    stdout({
+        command.arg(&page);
+        command
+    });
+    let html = std::fs::read_to_string(&page).unwrap();
+    for words in [
+        "A decode step by phase: random:tiny, cpu",
+        ">gate_up<",
+        "above the floor",
+    ] {
+        assert!(html.contains(words), "{words}");
+    }
+}

@@ -3,19 +3,25 @@
 use std::io::Write;
 
 use super::CompareArgs;
-use crate::cli::Outcome;
 use crate::cli::output::{Format, Output};
 use crate::cli::report::to_wrong_use;
+use crate::cli::{Outcome, WrongUse};
 use crate::measure::statistics::SAME_WITHIN;
-use crate::results::Document;
 use crate::results::compare::{Comparison, compare};
+use crate::results::{Document, ResultsError};
 
 /// Compares two results.
 ///
 /// # Errors
 /// Files that are no results, or of different kinds; with `--fail-if-slower` a row that is slower.
 pub(super) fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
-    let read = |path| Document::read(path).map_err(to_wrong_use);
+    let read = |path| match Document::read(path) {
+        Err(error @ ResultsError::NoResult { .. }) => {
+            let message = format!("{error}, or a trace of onegrid's or of PyTorch's profiler");
+            Err(WrongUse(message).into())
+        }
+        document => document.map_err(to_wrong_use),
+    };
     let (a, b) = (read(&args.a)?, read(&args.b)?);
     let same_within = args
         .fail_if_slower

@@ -7,9 +7,11 @@
 //!
 //! - here: the plan, and the measurement
 //! - [`check`]: whether the tokens can be trusted
+//! - [`phases`]: what the phases of a step take, from a recorded run
 //! - [`report`]: the results, as JSON and as a table; [`sections`] and charts of them
 
 pub mod check;
+pub mod phases;
 pub mod report;
 pub mod sections;
 
@@ -377,6 +379,7 @@ impl Subject {
             read_bandwidth_bytes_per_second: read_bandwidth.map(|read| read.median),
             fraction_of_floor: fraction.map(|fraction| fraction.median),
             floor,
+            phases: None,
             checked,
             prompt: (0..plan.batch)
                 .map(|s| plan.prompt(s, vocab_size))

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::check::Checked;
+use super::phases::PhaseTime;
 use crate::measure::environment::Environment;
 use crate::measure::statistics::{Ratio, Summary};
 use crate::model::TokenId;
@@ -70,6 +71,10 @@ pub struct Run {
     pub fraction_of_floor: Option<f64>,
     /// The samples behind the two.
     pub floor: Option<Floor>,
+    /// The phases of a decode step, from one more run that was recorded: recording takes time, which
+    /// is in them. `None` if none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Vec<PhaseTime>>,
     /// What was checked, and how it came out.
     pub checked: Checked,
     /// The prompts: `[sequence][token]`.

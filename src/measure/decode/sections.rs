@@ -1,9 +1,11 @@
 //! What a benchmark says, for people.
 
+use super::phases::PhaseTime;
 use super::report::{Report, Run};
 use crate::report::chart::scale::Scale;
-use crate::report::chart::{Axis, Bars, Chart, Group, Interval};
+use crate::report::chart::{Axis, Bars, Chart, Group, Interval, Part, Waterfall};
 use crate::report::section::{Captioned, Section};
+use crate::report::table::{Cell, Column, Table};
 
 /// Speeds that are farther apart than this would leave the slower ones without a visible bar.
 const FAR_APART: f64 = 20.0;
@@ -49,7 +51,7 @@ impl Report {
                 "Ratios of repetitions beside each other: median with its 95% interval.",
             ));
         }
-        vec![Section {
+        let decode = Section {
             heading: "Decode".into(),
             text,
             charts,
@@ -58,7 +60,10 @@ impl Report {
                     .into(),
                 table: self.table(),
             }],
-        }]
+        };
+        let recorded = |run: &Run| Some(phases(run, run.phases.as_ref()?));
+        let phases = self.runs.iter().filter_map(recorded);
+        [decode].into_iter().chain(phases).collect()
     }
 
     fn bars(
@@ -113,6 +118,72 @@ impl Report {
                 groups,
             },
         )
+    }
+}
+
+/// A decode step by phase, each beside the time that reading its bytes takes.
+fn phases(run: &Run, phases: &[PhaseTime]) -> Section {
+    let floor = |phase: &PhaseTime| {
+        let bandwidth = run.read_bandwidth_bytes_per_second?;
+        Some(phase.bytes / bandwidth * 1e6)
+    };
+    let time = |phase: &PhaseTime| phase.work_microseconds + phase.wait_microseconds;
+    let speed = run.decode_tokens_per_second.as_ref();
+    // A step makes a token for each sequence.
+    let step = |speed: f64| run.batch as f64 / speed * 1e6;
+    let whole = speed.map(|speed| Interval {
+        value: step(speed.median),
+        low: step(speed.high),
+        high: step(speed.low),
+    });
+    let part = |phase: &PhaseTime| Part {
+        label: phase.phase.clone(),
+        value: time(phase),
+        floor: floor(phase),
+    };
+    let waterfall = Waterfall {
+        axis: Axis::linear("time", "us"),
+        parts: phases.iter().map(part).collect(),
+        whole,
+    };
+    let mut table = Table::new([
+        Column::text("phase"),
+        Column::number("work", "us"),
+        Column::number("waiting", "us"),
+        Column::number("must read", "MB"),
+        Column::number("floor", "us"),
+        Column::number("read at", "GB/s"),
+    ]);
+    for phase in phases {
+        table.push([
+            Cell::text(&phase.phase),
+            Cell::number(phase.work_microseconds, 2),
+            Cell::number(phase.wait_microseconds, 2),
+            Cell::number(phase.bytes * 1e-6, 3),
+            Cell::number(floor(phase), 2),
+            // Bytes in a microsecond are megabytes in a second.
+            Cell::number(phase.bytes * 1e-3 / time(phase), 1),
+        ]);
+    }
+    let name = format!("{}, {}", run.model, run.engine);
+    Section {
+        heading: format!("A step by phase: {name}"),
+        text: vec![
+            "Mean over the recorded decode steps and over threads or blocks, all layers together; the \
+             waits for the others that follow a phase are part of it. Recording costs time, which the \
+             phases contain and the whole, which is of the timed runs, does not."
+                .into(),
+        ],
+        charts: vec![
+            Chart::waterfall(format!("A decode step by phase: {name}"), waterfall).described(
+                "Each phase begins where the one before it ends; its floor is the time that reading its \
+                 bytes at the bandwidth measured beside the run would take.",
+            ),
+        ],
+        tables: vec![Captioned {
+            caption: "Phases of a decode step".into(),
+            table,
+        }],
     }
 }
 
