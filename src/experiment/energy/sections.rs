@@ -20,7 +20,7 @@ fn section(cell: &CellRecord) -> Result<Section, serde_json::Error> {
         return Ok(Section {
             heading,
             text: cell.missing().into_iter().collect(),
-            tables: Vec::new(),
+            ..Section::default()
         });
     };
     let mut text = vec![format!(
@@ -48,6 +48,7 @@ fn section(cell: &CellRecord) -> Result<Section, serde_json::Error> {
             caption: "Tokens for each joule; medians of the rounds with 95% intervals".into(),
             table: table(&measured),
         }],
+        ..Section::default()
     })
 }
 

@@ -95,6 +95,7 @@ impl Set {
                     table: self.agreement(),
                 },
             ],
+            ..Section::default()
         }
     }
 
