@@ -1,8 +1,8 @@
 //! `onegrid compare`: two files side by side.
 //!
 //! - here: which kind they are of
-//! - [`traces`]: two traces, by step, layer and token
-//! - [`results`]: two results, row by row
+//! - `traces`: two traces, by step, layer and token
+//! - `results`: two results, row by row
 
 mod results;
 mod traces;

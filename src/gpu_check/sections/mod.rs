@@ -1,8 +1,8 @@
 //! What the parts' files say, for people.
 //!
-//! - [`decode`]: the parts decode and options
-//! - [`ceilings`]: the part ceilings
-//! - [`checks`]: the parts correctness and sanitizers
+//! - `decode`: the parts decode and options
+//! - `ceilings`: the part ceilings
+//! - `checks`: the parts correctness and sanitizers
 
 mod ceilings;
 mod checks;

@@ -5,9 +5,9 @@
 //! none of them can be looked at by day and by night, or read aloud, from one file.
 //!
 //! - here: a drawing with its title and description, for a file or within a page
-//! - [`lines`], [`ratios`], [`bars`], [`waterfall`], [`histogram`]: the kinds of charts
-//! - [`frame`]: axes, grids, legends; [`rows`]: charts that are rows; [`marks`]: lines and marks
-//! - [`text`]: how wide text is
+//! - `lines`, `ratios`, `bars`, `waterfall`, `histogram`: the kinds of charts
+//! - `frame`: axes, grids, legends; `rows`: charts that are rows; `marks`: lines and marks
+//! - `text`: how wide text is
 
 mod bars;
 mod frame;
