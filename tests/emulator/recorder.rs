@@ -259,6 +259,9 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         let mut recording = self.recording.lock().unwrap();
+        if recording.state.is_empty() {
+            return; // refused before it took memory
+        }
         self.device.read_state(0, &mut recording.state).unwrap();
         let mailbox = self.device.mailbox();
         recording.report = mailbox.report();
