@@ -1,5 +1,6 @@
 //! What Ctrl-C does: it ends the program, except where a command watches for it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
@@ -29,25 +30,36 @@ pub fn install() -> anyhow::Result<()> {
     .context("cannot handle Ctrl-C")
 }
 
-/// While it lives, Ctrl-C sets a mark instead of ending the program.
+/// While it lives, Ctrl-C sets a mark instead of ending the program. A mark that nobody saw ends the program
+/// when the watch does, so that no press is lost.
 #[derive(Debug)]
-pub struct Watch(());
+pub struct Watch {
+    seen: Cell<bool>,
+}
 
 impl Watch {
     /// Begins to watch.
     pub fn begin() -> Self {
         STATE.store(WATCHED, Ordering::SeqCst);
-        Watch(())
+        Watch {
+            seen: Cell::new(false),
+        }
     }
 
     /// Whether Ctrl-C was pressed since.
     pub fn pressed(&self) -> bool {
-        STATE.load(Ordering::SeqCst) == PRESSED
+        let pressed = STATE.load(Ordering::SeqCst) == PRESSED;
+        self.seen.set(self.seen.get() || pressed);
+        pressed
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        STATE.store(ENDS_PROGRAM, Ordering::SeqCst);
+        let state = STATE.swap(ENDS_PROGRAM, Ordering::SeqCst);
+        // Pressed after the work looked for the last time: the user waits for an end.
+        if state == PRESSED && !self.seen.get() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
     }
 }

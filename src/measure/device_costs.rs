@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::statistics::{Summary, hash};
 use crate::engine::megakernel::abi::{
-    OG_BARRIER_NONE, OG_BUCKETS, OG_SHARED_FIXED, OgArguments, OgModel,
+    OG_BARRIER_NONE, OG_BUCKETS, OG_SHARED_FIXED, OgArguments, OgBarrierKind, OgModel,
 };
 use crate::engine::megakernel::device::{Addresses, Launch, WeightSink};
 use crate::engine::megakernel::layout::StateLayout;
@@ -116,6 +116,21 @@ impl<D: Device> Bench<D> {
             cooperative,
             arguments: self.arguments,
         }
+    }
+
+    /// A launch of `count` phases that read `bytes` together, with a barrier of `kind` after each.
+    fn launch_barriers(
+        &self,
+        kind: OgBarrierKind,
+        (blocks, threads): (u32, u32),
+        bytes: u32,
+        count: u32,
+    ) -> Launch {
+        let mut launch = self.launch("measure_barriers", blocks, threads, true);
+        launch.arguments.barrier = kind;
+        launch.arguments.prefetch = bytes;
+        launch.arguments.max_steps = count;
+        launch
     }
 
     /// Seconds of what `work` launches.
@@ -230,13 +245,7 @@ impl<D: Device> Bench<D> {
         bytes: u32,
         count: u32,
     ) -> Result<Vec<(&'static str, Vec<f64>)>, DeviceError> {
-        let in_one = |kind| {
-            let mut launch = self.launch("measure_barriers", blocks, threads, true);
-            launch.arguments.barrier = kind;
-            launch.arguments.prefetch = bytes;
-            launch.arguments.max_steps = count;
-            launch
-        };
+        let in_one = |kind| self.launch_barriers(kind, (blocks, threads), bytes, count);
         let [grid_sync, epoch] = Barrier::ALL.map(|barrier| in_one(barrier.kind()));
         let alone = in_one(OG_BARRIER_NONE);
         let stretches = u64::from(count).min(
@@ -281,13 +290,7 @@ impl<D: Device> Bench<D> {
         bytes: u32,
         count: u32,
     ) -> Result<Option<BarrierCost>, DeviceError> {
-        let of_kind = |kind| {
-            let mut launch = self.launch("measure_barriers", blocks, threads, true);
-            launch.arguments.barrier = kind;
-            launch.arguments.prefetch = bytes;
-            launch.arguments.max_steps = count;
-            launch
-        };
+        let of_kind = |kind| self.launch_barriers(kind, (blocks, threads), bytes, count);
         let [with, without] = [of_kind(barrier.kind()), of_kind(OG_BARRIER_NONE)];
         let [with, without] = self.in_turns([
             &mut |bench: &mut Bench<D>| bench.time(|device| device.launch(&with)),
