@@ -91,7 +91,7 @@ fn compile(criterion: &mut Criterion) {
     for (name, source) in constraints() {
         let constraint = compiler.compile(&source).unwrap();
         let tables = constraint.tables().unwrap();
-        let kinds = |kind: u32| (tables.state_rows().iter().filter(|row| row.kind == kind)).count();
+        let kinds = |kind: u16| (tables.state_rows().iter().filter(|row| row.kind == kind)).count();
         println!(
             "{name:<24} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9.2}",
             tables.states(),

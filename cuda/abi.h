@@ -124,10 +124,13 @@ enum OgGuideKind {
 
 /* What a guide leaves in one of its states: StateRow of src/constraint. */
 typedef struct OgGuideState {
-    uint32_t kind; /* OgGuideKind */
-    uint32_t accepting;
-    uint32_t first; /* FORCED and FEW: where its tokens begin in the list */
-    uint32_t count; /* tokens that are allowed */
+    uint16_t kind; /* OgGuideKind */
+    uint16_t accepting;
+    uint32_t first;   /* FORCED and FEW: where its tokens begin in the list */
+    uint32_t count;   /* tokens that are allowed */
+    uint32_t steps;   /* where its steps begin, one for each class */
+    uint16_t classes; /* how many it has: classes from there on are not allowed */
+    uint16_t base;    /* a step of 0 is not allowed, any other leads to base + step */
 } OgGuideState;
 
 /* How a launch ended. */
@@ -233,11 +236,12 @@ typedef struct OgRequest {
     uint32_t guide_first; /* as in its state's OgGuideState */
     uint32_t guide_count;
     uint32_t guide_state;
-    uint32_t guide_classes;
-    uint32_t padding;
+    uint32_t guide_step; /* its OgGuideState.steps */
+    uint16_t guide_classes;
+    uint16_t guide_base;
     /* The guide's tables: offsets within the state. */
     uint64_t guide_class_of; /* [vocab] u16 */
-    uint64_t guide_next;     /* [states][guide_classes] u16 */
+    uint64_t guide_steps;    /* u16 */
     uint64_t guide_rows;     /* [states] OgGuideState */
     uint64_t guide_listed;   /* u32: tokens of states that list theirs */
 } OgRequest;

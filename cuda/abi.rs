@@ -77,29 +77,44 @@ pub type OgGuideKind = ::std::os::raw::c_uint;
 #[derive(Debug, Default, Copy, Clone, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct OgGuideState {
     /// OgGuideKind
-    pub kind: u32,
-    pub accepting: u32,
+    pub kind: u16,
+    pub accepting: u16,
     /// FORCED and FEW: where its tokens begin in the list
     pub first: u32,
     /// tokens that are allowed
     pub count: u32,
+    /// where its steps begin, one for each class
+    pub steps: u32,
+    /// how many it has: classes from there on are not allowed
+    pub classes: u16,
+    /// a step of 0 is not allowed, any other leads to base + step
+    pub base: u16,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OgGuideState"][::std::mem::size_of::<OgGuideState>() - 16usize];
+    ["Size of OgGuideState"][::std::mem::size_of::<OgGuideState>() - 20usize];
     ["Alignment of OgGuideState"][::std::mem::align_of::<OgGuideState>() - 4usize];
     [
         "Offset of field: OgGuideState::kind",
     ][::std::mem::offset_of!(OgGuideState, kind) - 0usize];
     [
         "Offset of field: OgGuideState::accepting",
-    ][::std::mem::offset_of!(OgGuideState, accepting) - 4usize];
+    ][::std::mem::offset_of!(OgGuideState, accepting) - 2usize];
     [
         "Offset of field: OgGuideState::first",
-    ][::std::mem::offset_of!(OgGuideState, first) - 8usize];
+    ][::std::mem::offset_of!(OgGuideState, first) - 4usize];
     [
         "Offset of field: OgGuideState::count",
-    ][::std::mem::offset_of!(OgGuideState, count) - 12usize];
+    ][::std::mem::offset_of!(OgGuideState, count) - 8usize];
+    [
+        "Offset of field: OgGuideState::steps",
+    ][::std::mem::offset_of!(OgGuideState, steps) - 12usize];
+    [
+        "Offset of field: OgGuideState::classes",
+    ][::std::mem::offset_of!(OgGuideState, classes) - 16usize];
+    [
+        "Offset of field: OgGuideState::base",
+    ][::std::mem::offset_of!(OgGuideState, base) - 18usize];
 };
 pub const OG_STATUS_RUNNING: OgStatus = 0;
 pub const OG_STATUS_DONE: OgStatus = 1;
@@ -423,12 +438,14 @@ pub struct OgRequest {
     pub guide_first: u32,
     pub guide_count: u32,
     pub guide_state: u32,
-    pub guide_classes: u32,
-    pub padding: u32,
+    /// its OgGuideState.steps
+    pub guide_step: u32,
+    pub guide_classes: u16,
+    pub guide_base: u16,
     /// [vocab] u16
     pub guide_class_of: u64,
-    /// [states][guide_classes] u16
-    pub guide_next: u64,
+    /// u16
+    pub guide_steps: u64,
     /// [states] OgGuideState
     pub guide_rows: u64,
     /// u32: tokens of states that list theirs
@@ -496,17 +513,20 @@ const _: () = {
         "Offset of field: OgRequest::guide_state",
     ][::std::mem::offset_of!(OgRequest, guide_state) - 132usize];
     [
-        "Offset of field: OgRequest::guide_classes",
-    ][::std::mem::offset_of!(OgRequest, guide_classes) - 136usize];
+        "Offset of field: OgRequest::guide_step",
+    ][::std::mem::offset_of!(OgRequest, guide_step) - 136usize];
     [
-        "Offset of field: OgRequest::padding",
-    ][::std::mem::offset_of!(OgRequest, padding) - 140usize];
+        "Offset of field: OgRequest::guide_classes",
+    ][::std::mem::offset_of!(OgRequest, guide_classes) - 140usize];
+    [
+        "Offset of field: OgRequest::guide_base",
+    ][::std::mem::offset_of!(OgRequest, guide_base) - 142usize];
     [
         "Offset of field: OgRequest::guide_class_of",
     ][::std::mem::offset_of!(OgRequest, guide_class_of) - 144usize];
     [
-        "Offset of field: OgRequest::guide_next",
-    ][::std::mem::offset_of!(OgRequest, guide_next) - 152usize];
+        "Offset of field: OgRequest::guide_steps",
+    ][::std::mem::offset_of!(OgRequest, guide_steps) - 152usize];
     [
         "Offset of field: OgRequest::guide_rows",
     ][::std::mem::offset_of!(OgRequest, guide_rows) - 160usize];

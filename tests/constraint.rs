@@ -6,6 +6,7 @@ mod qwen3;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
+use onegrid::constraint::json_schema::JsonSchema;
 use onegrid::constraint::molecule::{COORDINATE, Molecule};
 use onegrid::constraint::template::Template;
 use onegrid::constraint::{Allowed, CacheUse, Compiler, Constraint, Source, Tables};
@@ -59,7 +60,11 @@ fn everyday_constraints_are_small_and_soon_compiled() {
     let point = Template::from_json(point.to_string().as_bytes()).unwrap();
     let molecule = Molecule::new("CC(C)Cc1ccc(cc1)C(C)C(=O)NCc1ccc(F)c(OC)c1").unwrap();
     let object = format!(r#"\{{"name": "{CHARACTERS}", "age": (0|[1-9][0-9]*)\}}"#);
-    let string = r#""[ -!#-\[\]-~]{0,100}""#;
+    // As a schema has them too, and any character with or without escapes.
+    let string = format!("\"{}\"", CHARACTERS.replace(")*", "){0,100}"));
+    let schema = |json: &str| Source::JsonSchema(JsonSchema::from_json(json.as_bytes()).unwrap());
+    let person = r#"{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"], "additionalProperties": false}"#;
     let email = r"[a-zA-Z0-9._%+-]+@([a-zA-Z0-9-]+\.)+[a-zA-Z]{2,8}";
     COMPILER.vocabulary().unwrap();
     for (source, fitting, other) in [
@@ -78,7 +83,22 @@ fn everyday_constraints_are_small_and_soon_compiled() {
             r#"{"name": "Zoë \"原\" 🧪", "age": 41}"#,
             r#"{"name": "Zoë", "age": 041}"#,
         ),
-        (regex(string), r#""The quick brown fox.""#, r#""one"two""#),
+        (
+            schema(person),
+            r#"{"name": "Zoë", "age": 41}"#,
+            r#"{"name": "Zoë", "age": 4.1}"#,
+        ),
+        (
+            regex(&string),
+            r#""Der schnelle \u00fcber-Fuchs 🦊.""#,
+            r#""one"two""#,
+        ),
+        (
+            schema(r#"{"type": "string", "maxLength": 100}"#),
+            // Its quote is forced, and the tokenizer would join it to the letters.
+            "",
+            r#""one"two""#,
+        ),
         (regex(email), "jane.doe+x@mail.example.org", "jane@example"),
     ] {
         let constraint = compiled(&source);

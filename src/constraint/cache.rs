@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use bytemuck::{Pod, Zeroable};
+use rustc_hash::FxHashMap;
 use tempfile::NamedTempFile;
 use twox_hash::XxHash3_128;
 
@@ -14,7 +15,7 @@ use super::tables::{MOST_LISTED, StateId, StateRow, Tables};
 use crate::model::TokenId;
 
 /// Changes with the layout of the files and with what the compiler makes of a constraint.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"ogtables";
 const EXTENSION: &str = "tables";
 /// No file that this program writes is as large.
@@ -113,6 +114,7 @@ struct Header {
     tokens: u64,
     states: u64,
     classes: u64,
+    steps: u64,
     listed: u64,
     shortest: u64,
 }
@@ -133,25 +135,41 @@ fn encode(tables: &Tables, key: Key) -> Vec<u8> {
         tokens: (tables.class_of_token.len() as u64).to_le(),
         states: (tables.rows.len() as u64).to_le(),
         classes: (tables.classes as u64).to_le(),
+        steps: (tables.steps.len() as u64).to_le(),
         listed: (tables.listed.len() as u64).to_le(),
         shortest: (tables.shortest as u64).to_le(),
     };
     let mut file = Vec::with_capacity(size_of::<Header>() + tables.bytes() + CHECKSUM_BYTES);
     file.extend_from_slice(bytemuck::bytes_of(&header));
     for row in &tables.rows {
-        for number in [row.kind, row.accepting, row.first, row.count] {
-            file.extend_from_slice(&number.to_le_bytes());
+        let StateRow {
+            kind,
+            accepting,
+            first,
+            count,
+            steps,
+            classes,
+            base,
+        } = *row;
+        let (kind, classes) = (pair(kind, accepting), pair(classes, base));
+        for word in [kind, first, count, steps, classes] {
+            file.extend_from_slice(&word.to_le_bytes());
         }
     }
     for token in &tables.listed {
         file.extend_from_slice(&token.to_le_bytes());
     }
-    for number in tables.transitions.iter().chain(&tables.class_of_token) {
+    for number in tables.steps.iter().chain(&tables.class_of_token) {
         file.extend_from_slice(&number.to_le_bytes());
     }
     let sum = checksum(&file);
     file.extend_from_slice(&sum);
     file
+}
+
+/// Two halves of a word, the low one first.
+fn pair(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
 }
 
 /// The tables in `file`, if it is whole, of this version and of `key`, and every index in it
@@ -170,7 +188,7 @@ fn decode(file: &[u8], key: Key) -> Option<Tables> {
     let number = |number: u64| usize::try_from(u64::from_le(number)).ok();
     let (tokens, states) = (number(header.tokens)?, number(header.states)?);
     let (classes, listed) = (number(header.classes)?, number(header.listed)?);
-    let cells = states.checked_mul(classes)?;
+    let steps = number(header.steps)?;
 
     let mut rest = body;
     let mut take = |count: usize, size: usize| {
@@ -192,17 +210,20 @@ fn decode(file: &[u8], key: Key) -> Option<Tables> {
         .as_chunks()
         .0
         .iter())
-    .map(|&[kind, accepting, first, count]| StateRow {
-        kind,
-        accepting,
+    .map(|&[kind, first, count, steps, classes]| StateRow {
+        kind: kind as u16,
+        accepting: (kind >> 16) as u16,
         first,
         count,
+        steps,
+        classes: classes as u16,
+        base: (classes >> 16) as u16,
     })
     .collect();
     let tables = Tables {
         rows,
         listed: words(take(listed, size_of::<u32>())?),
-        transitions: halves(take(cells, size_of::<u16>())?),
+        steps: halves(take(steps, size_of::<u16>())?),
         class_of_token: halves(take(tokens, size_of::<u16>())?),
         classes,
         start: u16::try_from(u32::from_le(header.start)).ok()?,
@@ -217,8 +238,9 @@ fn is_sound(tables: &Tables) -> bool {
     let below = |numbers: &[u16], limit: usize| numbers.iter().all(|&n| usize::from(n) < limit);
     let indices = usize::from(tables.start) < states
         && tables.start != Tables::DEAD
-        && below(&tables.transitions, states)
-        && below(&tables.class_of_token, tables.classes);
+        && tables.classes <= usize::from(u16::MAX)
+        && below(&tables.class_of_token, tables.classes)
+        && steps_are_sound(tables);
     indices
         && (tables.rows.iter().enumerate()).all(|(state, row)| {
             let listed = match row.kind {
@@ -237,6 +259,24 @@ fn is_sound(tables: &Tables) -> bool {
                         .all(|&token| tables.allows(state as StateId, token))
             })
         })
+}
+
+/// Whether every state has its steps, and they lead to states.
+fn steps_are_sound(tables: &Tables) -> bool {
+    // Most states have the steps of another one: their longest is looked up once.
+    let mut longest: FxHashMap<(u32, u16), u16> = FxHashMap::default();
+    tables.rows.iter().all(|row| {
+        let place = (row.steps, row.classes);
+        let steps = (tables.steps.get(row.steps as usize..))
+            .and_then(|steps| steps.get(..usize::from(row.classes)));
+        steps.is_some_and(|steps| {
+            let longest =
+                *(longest.entry(place)).or_insert_with(|| steps.iter().copied().max().unwrap_or(0));
+            usize::from(row.classes) <= tables.classes
+                && (longest == 0
+                    || usize::from(row.base) + usize::from(longest) < tables.rows.len())
+        })
+    })
 }
 
 #[cfg(test)]
@@ -292,6 +332,7 @@ mod tests {
                 |h: &mut Header, lie| h.tokens = lie,
                 |h: &mut Header, lie| h.states = lie,
                 |h: &mut Header, lie| h.classes = lie,
+                |h: &mut Header, lie| h.steps = lie,
                 |h: &mut Header, lie| h.listed = lie,
             ] {
                 assert!(decode(&with_header(file.clone(), |h| change(h, lie)), KEY).is_none());

@@ -1,5 +1,6 @@
 //! From states and what leads from one to another, to tables.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use bytemuck::Zeroable;
@@ -8,6 +9,7 @@ use rustc_hash::FxHashMap;
 use super::Limits;
 use super::error::{ConstraintError, Found};
 use super::groups::{Group, Groups};
+use super::steps::Rows;
 use super::tables::{MOST_LISTED, StateId, StateRow, Tables};
 use crate::model::TokenId;
 
@@ -101,21 +103,18 @@ impl Draft {
         if self.edges[0].is_empty() {
             return Err(ConstraintError::OnlyEmpty { what });
         }
-        let mut states = 1;
-        let numbers: Vec<StateId> = (distances.iter())
-            .map(|distance| {
-                states += usize::from(distance.is_some());
-                distance.map_or(Tables::DEAD, |_| states as StateId - 1)
-            })
-            .collect();
-        let ended = states as StateId;
-        states += usize::from(!end_tokens.is_empty());
+        let order = self.order(groups);
+        let mut numbers = vec![Tables::DEAD; self.edges.len()];
+        for (place, &state) in order.iter().enumerate() {
+            numbers[state as usize] = place as StateId + 1;
+        }
+        let ended = order.len() as StateId + 1;
+        let states = order.len() + 1 + usize::from(!end_tokens.is_empty());
 
-        let (class_of_group, text_classes) = self.classes(groups.len());
+        let (mut class_of_group, text_classes) = self.classes(groups.len());
         // One class for the first end token, which is the one to be forced, and one for the rest.
         let classes = text_classes + end_tokens.len().min(2);
-        let least = 2 * (states * classes + rows) + states * size_of::<StateRow>();
-        self.check_bytes(least)?;
+        self.check_bytes(2 * rows + states * size_of::<StateRow>())?;
         if classes > usize::from(u16::MAX) {
             return Err(ConstraintError::TooLarge {
                 what: "classes of tokens",
@@ -123,7 +122,13 @@ impl Draft {
                 limit: usize::from(u16::MAX),
             });
         }
-        let mut class_of_token = vec![0; rows];
+        let places = self.class_places(&order, &class_of_group, text_classes, classes);
+        for class in &mut class_of_group {
+            *class = places[*class as usize];
+        }
+        let end_class = |index: usize| places[text_classes + index.min(1)] as u16;
+        // The last class is that of tokens which are never allowed.
+        let mut class_of_token = vec![classes as u16 - 1; rows];
         for (token, class) in class_of_token.iter_mut().enumerate() {
             let group = groups.group_of(token as TokenId);
             if group != Groups::NONE {
@@ -131,26 +136,28 @@ impl Draft {
             }
         }
         for (index, &token) in end_tokens.iter().enumerate() {
-            class_of_token[token as usize] = (text_classes + index.min(1)) as u16;
+            class_of_token[token as usize] = end_class(index);
         }
+        let mut steps = Rows::default();
+        let mut row_of = vec![steps.add(&[]); states];
+        let mut lists: FxHashMap<Vec<TokenId>, u32> = FxHashMap::default();
+        let mut next = vec![Tables::DEAD; classes];
         let mut tables = Tables {
             class_of_token,
             classes,
-            transitions: vec![Tables::DEAD; states * classes],
+            steps: Vec::new(),
             rows: vec![StateRow::zeroed(); states],
             listed: Vec::new(),
             start: numbers[0],
             shortest,
         };
-        for (state, edges) in self.edges.iter().enumerate() {
-            let number = usize::from(numbers[state]);
-            if number == usize::from(Tables::DEAD) {
-                continue;
-            }
-            let row = &mut tables.transitions[number * classes..][..classes];
+        for &state in &order {
+            let state = state as usize;
+            let (number, edges) = (usize::from(numbers[state]), &self.edges[state]);
+            next.fill(Tables::DEAD);
             let mut count = 0;
-            for &(group, next) in edges {
-                row[class_of_group[group as usize] as usize] = numbers[next as usize];
+            for &(group, to) in edges {
+                next[class_of_group[group as usize] as usize] = numbers[to as usize];
                 count += groups.members(group).len();
             }
             let mut ends: &[TokenId] = &[];
@@ -160,26 +167,36 @@ impl Draft {
                     .len()
                     .min(if count == 0 { 1 } else { usize::MAX })];
                 for &end in ends {
-                    row[usize::from(tables.class_of_token[end as usize])] = ended;
+                    next[usize::from(tables.class_of_token[end as usize])] = ended;
                 }
                 count += ends.len();
             }
-            let first = tables.listed.len();
-            if count <= MOST_LISTED {
+            row_of[number] = steps.add(&next);
+            self.check_working_bytes(2 * steps.steps())?;
+            let mut first = 0;
+            if (1..=MOST_LISTED).contains(&count) {
                 let text = edges.iter().flat_map(|&(group, _)| groups.members(group));
-                tables.listed.extend(text.chain(ends));
-                tables.listed[first..].sort_unstable();
+                let mut list: Vec<TokenId> = text.chain(ends).copied().collect();
+                list.sort_unstable();
+                let listed = &mut tables.listed;
+                first = *lists.entry(list).or_insert_with_key(|list| {
+                    listed.extend_from_slice(list);
+                    (listed.len() - list.len()) as u32
+                });
             }
             tables.rows[number] = StateRow {
                 kind: StateRow::kind_of(count),
-                accepting: u32::from(self.accepting[state]),
-                first: if count == 0 || count > MOST_LISTED {
-                    0
-                } else {
-                    first as u32
-                },
+                accepting: u16::from(self.accepting[state]),
+                first,
                 count: count as u32,
+                ..StateRow::zeroed()
             };
+        }
+        let places;
+        (tables.steps, places) = steps.place();
+        for (state, row) in tables.rows.iter_mut().zip(row_of) {
+            (state.steps, state.classes) = places[row.number as usize];
+            state.base = row.base;
         }
         if !end_tokens.is_empty() {
             tables.rows[usize::from(ended)].accepting = 1;
@@ -196,6 +213,78 @@ impl Draft {
         Err(ConstraintError::TooLarge {
             what: "bytes of tables",
             found: Found::Exactly(found),
+            limit,
+        })
+    }
+
+    /// The states that stay, from the start on, in an order in which neighbours resemble each other:
+    /// as they are reached by tokens of one byte, then by any. States that count follow each other
+    /// regularly in it, whatever longer tokens there are, so that their rows of steps are equal.
+    fn order(&self, groups: &Groups) -> Vec<u32> {
+        let mut order = vec![0];
+        let mut found = vec![false; self.edges.len()];
+        found[0] = true;
+        for only_single_bytes in [true, false] {
+            let mut next = 0;
+            while let Some(&state) = order.get(next) {
+                for &(group, to) in &self.edges[state as usize] {
+                    if (!only_single_bytes || groups.has_single_byte(group))
+                        && !std::mem::replace(&mut found[to as usize], true)
+                    {
+                        order.push(to);
+                    }
+                }
+                next += 1;
+            }
+        }
+        order
+    }
+
+    /// The place of each class among `classes`, those of end tokens included: those that are still
+    /// allowed in the last states of `order` come first, so that rows of steps may end early, and the
+    /// one of tokens that are never allowed comes last.
+    fn class_places(
+        &self,
+        order: &[u32],
+        class_of_group: &[u32],
+        text_classes: usize,
+        classes: usize,
+    ) -> Vec<u32> {
+        // Of each class: the last state that allows it, counted from 1, and how many do.
+        let mut allowed = vec![(0, 0); classes];
+        let mut allow = |class: usize, place: usize| {
+            let (last, states) = &mut allowed[class];
+            *states += usize::from(*last != place);
+            *last = place;
+        };
+        for (place, &state) in (1..).zip(order) {
+            for &(group, _) in &self.edges[state as usize] {
+                allow(class_of_group[group as usize] as usize, place);
+            }
+            if self.accepting[state as usize] {
+                (text_classes..classes).for_each(|class| allow(class, place));
+            }
+        }
+        let mut sorted: Vec<usize> = (0..classes).collect();
+        sorted.sort_by_key(|&class| (class == 0, Reverse(allowed[class])));
+        let mut places = vec![0; classes];
+        for (place, class) in (0..).zip(sorted) {
+            places[class] = place;
+        }
+        places
+    }
+
+    /// Refuses rows that are beyond the limit by so much that no sharing brings them below it.
+    fn check_working_bytes(&self, bytes: usize) -> Result<(), ConstraintError> {
+        /// Times the limit.
+        const MOST: usize = 8;
+        let limit = self.limits.table_bytes;
+        if bytes <= MOST * limit {
+            return Ok(());
+        }
+        Err(ConstraintError::TooLarge {
+            what: "bytes of tables",
+            found: Found::MoreThan(limit),
             limit,
         })
     }

@@ -24,6 +24,8 @@ pub struct Groups {
     /// Group g has `members[starts[g]..starts[g + 1]]`, ascending.
     starts: Vec<u32>,
     members: Vec<TokenId>,
+    /// Of each group: whether a token of it is a single byte.
+    single_byte: Vec<bool>,
     /// Of each state of each automaton: the groups that it can read, and where they lead.
     walks: Vec<Vec<Vec<(Group, u32)>>>,
 }
@@ -65,7 +67,7 @@ impl Groups {
             }
             node += 1;
         }
-        Ok(building.finish(&functions, dfas))
+        Ok(building.finish(&functions, dfas, vocabulary))
     }
 
     /// How many groups there are.
@@ -86,6 +88,11 @@ impl Groups {
     pub fn members(&self, group: Group) -> &[TokenId] {
         let group = group as usize;
         &self.members[self.starts[group] as usize..self.starts[group + 1] as usize]
+    }
+
+    /// Whether one of the group's tokens is a single byte.
+    pub fn has_single_byte(&self, group: Group) -> bool {
+        self.single_byte[group as usize]
     }
 
     /// The groups that can be read from a state of automaton number `dfa`, and the states that
@@ -265,7 +272,7 @@ impl Building {
         }
     }
 
-    fn finish(self, functions: &Functions<'_>, dfas: &[Dfa]) -> Groups {
+    fn finish(self, functions: &Functions<'_>, dfas: &[Dfa], vocabulary: &Vocabulary) -> Groups {
         let mut walks: Vec<Vec<Vec<(Group, u32)>>> = (dfas.iter())
             .map(|dfa| vec![Vec::new(); dfa.states()])
             .collect();
@@ -301,10 +308,18 @@ impl Building {
                 *place += 1;
             }
         }
+        let mut single_byte = vec![false; self.functions.len()];
+        for &token in vocabulary.tokens() {
+            let group = self.group_of[token as usize];
+            if group != Groups::NONE && vocabulary.bytes().get(token).len() == 1 {
+                single_byte[group as usize] = true;
+            }
+        }
         Groups {
             group_of: self.group_of,
             starts,
             members,
+            single_byte,
             walks,
         }
     }

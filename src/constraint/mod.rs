@@ -11,7 +11,7 @@
 //! - `groups`: tokens that no automaton tells apart
 //! - [`template`]: literal runs and slots; [`molecule`]: the template of a molecule
 //! - [`position`]: a mask by position
-//! - `literal`, `segments`, `draft`: from those to the tables
+//! - `literal`, `segments`, `draft`, `steps`: from those to the tables
 //! - [`json_schema`]: the schemas that are regular, as templates
 //! - [`grammar`]: what no finite automaton follows, stepped on the host
 //! - [`guide`]: tables or a grammar, as decoders take them
@@ -31,6 +31,7 @@ pub mod molecule;
 pub mod position;
 pub mod regex;
 mod segments;
+mod steps;
 pub mod tables;
 pub mod template;
 #[cfg(test)]

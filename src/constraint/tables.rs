@@ -16,27 +16,33 @@ pub const MOST_LISTED: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct StateRow {
     /// One of [`StateRow::NOTHING`] to [`StateRow::MANY`].
-    pub kind: u32,
+    pub kind: u16,
     /// 1 if the text so far is a whole match, else 0.
-    pub accepting: u32,
+    pub accepting: u16,
     /// Where the state's tokens begin in [`Tables::listed`]; 0 if it lists none.
     pub first: u32,
     /// How many tokens are allowed. All of them are listed unless the kind is `MANY`.
     pub count: u32,
+    /// Where the state's steps begin in [`Tables::steps`]: one for each class from 0 on.
+    pub steps: u32,
+    /// How many steps it has; tokens of the classes from there on are not allowed.
+    pub classes: u16,
+    /// A step of 0 is not allowed; any other leads to the state `base + step`.
+    pub base: StateId,
 }
 
 impl StateRow {
     /// Nothing may follow.
-    pub const NOTHING: u32 = 0;
+    pub const NOTHING: u16 = 0;
     /// One token may follow.
-    pub const FORCED: u32 = 1;
+    pub const FORCED: u16 = 1;
     /// Up to [`MOST_LISTED`] tokens may follow.
-    pub const FEW: u32 = 2;
+    pub const FEW: u16 = 2;
     /// More tokens may follow.
-    pub const MANY: u32 = 3;
+    pub const MANY: u16 = 3;
 
     /// The kind of a state that allows `count` tokens.
-    pub(super) fn kind_of(count: usize) -> u32 {
+    pub(super) fn kind_of(count: usize) -> u16 {
         match count {
             0 => Self::NOTHING,
             1 => Self::FORCED,
@@ -61,13 +67,16 @@ pub enum Allowed<'t> {
 
 /// Token tables of one constraint.
 ///
-/// A token of a state leads to `transitions[state][class_of_token[token]]`. From every state but
+/// Where a token leads from a state takes two loads: its class, and the step of that class among the
+/// state's own. Steps are counted from the lowest state that the state leads to, so that the states
+/// of a loop that counts to a hundred have the same ones and share them; and classes that are no longer
+/// allowed near the end come last, where a row of steps may end before them. From every state but
 /// [`DEAD`](Self::DEAD) a whole match can be reached by the tokens that are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     pub(super) class_of_token: Vec<u16>,
     pub(super) classes: usize,
-    pub(super) transitions: Vec<u16>,
+    pub(super) steps: Vec<u16>,
     pub(super) rows: Vec<StateRow>,
     pub(super) listed: Vec<TokenId>,
     pub(super) start: StateId,
@@ -94,11 +103,15 @@ impl Tables {
     /// If there is no such state.
     #[inline]
     pub fn next(&self, state: StateId, token: TokenId) -> StateId {
+        let row = &self.rows[usize::from(state)];
         match self.class_of_token.get(token as usize) {
-            Some(&class) => {
-                self.transitions[usize::from(state) * self.classes + usize::from(class)]
+            Some(&class) if class < row.classes => {
+                match self.steps[row.steps as usize + usize::from(class)] {
+                    0 => Self::DEAD,
+                    step => row.base + step,
+                }
             }
-            None => Self::DEAD,
+            _ => Self::DEAD,
         }
     }
 
@@ -157,7 +170,7 @@ impl Tables {
     /// Bytes of the tables as a device holds them: the four slices below.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.class_of_token)
-            + size_of_val(&*self.transitions)
+            + size_of_val(&*self.steps)
             + size_of_val(&*self.rows)
             + size_of_val(&*self.listed)
     }
@@ -167,14 +180,23 @@ impl Tables {
         self.shortest
     }
 
-    /// The class of each token: `[vocab_size]`. Class 0 is never allowed.
+    /// The class of each token: `[vocab_size]`. The last class is never allowed.
     pub fn class_of_token(&self) -> &[u16] {
         &self.class_of_token
     }
 
-    /// The state that follows: `[states][classes]`.
-    pub fn transitions(&self) -> &[u16] {
-        &self.transitions
+    /// The steps of all states; states that step alike have theirs in one place.
+    pub fn steps(&self) -> &[u16] {
+        &self.steps
+    }
+
+    /// The steps of `state` by class, as far as it has any: `[classes or fewer]`.
+    ///
+    /// # Panics
+    /// If there is no such state.
+    pub fn steps_of(&self, state: StateId) -> &[u16] {
+        let row = &self.rows[usize::from(state)];
+        &self.steps[row.steps as usize..][..usize::from(row.classes)]
     }
 
     /// What each state allows: `[states]`.
@@ -182,7 +204,7 @@ impl Tables {
         &self.rows
     }
 
-    /// The tokens of states that list theirs, one state's after the other's, ascending in each.
+    /// The tokens of states that list theirs, ascending in each; states that allow the same share them.
     pub fn listed(&self) -> &[TokenId] {
         &self.listed
     }

@@ -120,10 +120,9 @@ impl<'a> Cursor<'a> {
         match &self.place {
             Place::Free => {}
             Place::Tables { tables, state } => {
-                let classes = tables.classes();
-                let row = &tables.transitions()[usize::from(*state) * classes..][..classes];
+                let steps = tables.steps_of(*state);
                 for (logit, &class) in logits.iter_mut().zip(tables.class_of_token()) {
-                    if row[usize::from(class)] == Tables::DEAD {
+                    if !matches!(steps.get(usize::from(class)), Some(1..)) {
                         *logit = f32::NEG_INFINITY;
                     }
                 }

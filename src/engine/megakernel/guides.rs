@@ -21,7 +21,7 @@ const _: () = assert!(size_of::<StateRow>() == size_of::<OgGuideState>());
 pub(super) struct PlacedGuide {
     tables: Arc<Tables>,
     class_of: u64,
-    next: u64,
+    steps: u64,
     rows: u64,
     listed: u64,
     /// Behind the last of them.
@@ -32,12 +32,12 @@ impl PlacedGuide {
     fn new(tables: &Arc<Tables>, begin: u64) -> Self {
         let after = |begin: u64, bytes: usize| (begin + bytes as u64).next_multiple_of(ALIGNMENT);
         let class_of = begin.next_multiple_of(ALIGNMENT);
-        let next = after(class_of, size_of_val(tables.class_of_token()));
-        let rows = after(next, size_of_val(tables.transitions()));
+        let steps = after(class_of, size_of_val(tables.class_of_token()));
+        let rows = after(steps, size_of_val(tables.steps()));
         let listed = after(rows, size_of_val(tables.state_rows()));
         Self {
             class_of,
-            next,
+            steps,
             rows,
             listed,
             end: after(listed, size_of_val(tables.listed())),
@@ -49,13 +49,15 @@ impl PlacedGuide {
     fn begin(&self, request: &mut OgRequest) {
         let start = self.tables.start();
         let row = self.tables.state_rows()[usize::from(start)];
-        request.guide = row.kind;
+        request.guide = row.kind.into();
         request.guide_first = row.first;
         request.guide_count = row.count;
         request.guide_state = start.into();
-        request.guide_classes = self.tables.classes() as u32;
+        request.guide_step = row.steps;
+        request.guide_classes = row.classes;
+        request.guide_base = row.base;
         request.guide_class_of = self.class_of;
-        request.guide_next = self.next;
+        request.guide_steps = self.steps;
         request.guide_rows = self.rows;
         request.guide_listed = self.listed;
     }
@@ -120,7 +122,7 @@ impl<D: Device> MegakernelEngine<D> {
             let tables = &one.tables;
             for (offset, bytes) in [
                 (one.class_of, cast_slice(tables.class_of_token())),
-                (one.next, cast_slice(tables.transitions())),
+                (one.steps, cast_slice(tables.steps())),
                 (one.rows, cast_slice(tables.state_rows())),
                 (one.listed, cast_slice(tables.listed())),
             ] {
