@@ -8,9 +8,13 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use onegrid::constraint::template::Template;
+use onegrid::constraint::{Compiler, Guide, Source};
 use onegrid::engine::cpu::{CpuEngine, CpuOptions, kernels};
+use onegrid::engine::guide::Guided;
 use onegrid::engine::{DecodeRequest, Engine};
 use onegrid::model::checkpoint::{self, LoadOptions};
+use onegrid::model::tokenizer::Tokenizer;
 use onegrid::model::{Files, ModelConfig, Weights, promotion, random, shapes};
 use onegrid::sampling::SamplingParams;
 
@@ -59,6 +63,16 @@ fn allocations() -> u64 {
 /// Decodes `max_tokens` of every sequence from a prompt of its own; returns how many allocations
 /// there were in the whole call, and between its first token and its last.
 fn decode(engine: &mut CpuEngine, sampling: &SamplingParams, max_tokens: usize) -> (u64, u64) {
+    guided_decode(engine, sampling, max_tokens, None).0
+}
+
+/// The same under a guide; and what it had to do with the tokens of all sequences.
+fn guided_decode(
+    engine: &mut CpuEngine,
+    sampling: &SamplingParams,
+    max_tokens: usize,
+    guide: Option<&Guide>,
+) -> ((u64, u64), Guided) {
     let mut requests = Vec::new();
     for sequence in 0..engine.capabilities().sequences {
         engine.truncate(sequence, 0).unwrap();
@@ -72,7 +86,7 @@ fn decode(engine: &mut CpuEngine, sampling: &SamplingParams, max_tokens: usize) 
             max_tokens,
             sampling: sampling.clone(),
             stop_tokens: Vec::new(),
-            guide: None,
+            guide: guide.cloned(),
         });
     }
     let (mut first, mut last) = (None, 0);
@@ -85,7 +99,13 @@ fn decode(engine: &mut CpuEngine, sampling: &SamplingParams, max_tokens: usize) 
     let call = allocations() - before;
     let finished = finished.unwrap();
     assert!(finished.iter().all(|done| done.tokens.len() == max_tokens));
-    (call, last - first.unwrap())
+    let mut guided = Guided::default();
+    for one in finished.iter().filter_map(|done| done.guided) {
+        guided.forced_tokens += one.forced_tokens;
+        guided.gathered_steps += one.gathered_steps;
+        guided.full_steps += one.full_steps;
+    }
+    ((call, last - first.unwrap()), guided)
 }
 
 /// Weights of many huge pages, in a mapped file.
@@ -138,9 +158,62 @@ fn a_recorded_token_allocates_nothing() {
     }
 }
 
+/// A long text of literal runs, slots of few tokens and slots of many.
+fn guide(vocab_size: usize) -> Guide {
+    let tokenizer = Tokenizer::from_files(&Files::demo()).unwrap();
+    let tokenizer = tokenizer.padded_to(vocab_size);
+    let point = [
+        r#"{"literal": "[CONFORMER][C]<0.1234,"}"#,
+        r#"{"slot": "yNUMBER", "regex": "-?[0-9]\\.[0-9]{4}"}"#,
+        r#"{"literal": ",0.5678>[O]"}"#,
+        r#"{"slot": "wordsNUMBER", "regex": "[ -~]{6}"}"#,
+    ];
+    let numbered = |number: usize| point.join(",").replace("NUMBER", &number.to_string());
+    let points: Vec<String> = (0..30).map(numbered).collect();
+    let template = format!("[{}]", points.join(","));
+    let template = Template::from_json(template.as_bytes()).unwrap();
+    let compiler = Compiler::new(&tokenizer, &[]).unwrap();
+    let compiled = compiler.compile(&Source::Template(template)).unwrap();
+    compiled.guide
+}
+
+fn a_guided_token_allocates_nothing() {
+    let config = shapes::config("tiny").unwrap();
+    let guide = guide(config.vocab_size);
+    for (threads, sequences) in [(1, 1), (2, 1), (2, 3)] {
+        let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
+        let options = CpuOptions {
+            threads: NonZeroUsize::new(threads),
+            context: 256,
+            sequences,
+            kernels: None,
+        };
+        let mut engine = CpuEngine::new(weights, &options).unwrap();
+        for temperature in [0.0, 1.0] {
+            let sampling = SamplingParams {
+                temperature,
+                ..SamplingParams::default()
+            };
+            let case = format!("{threads} threads, {sequences} sequences, {temperature}");
+            guided_decode(&mut engine, &sampling, 2, Some(&guide));
+            let ((_, between), guided) = guided_decode(&mut engine, &sampling, 120, Some(&guide));
+            assert_eq!(between, 0, "between tokens: {case}");
+            let Guided {
+                forced_tokens,
+                gathered_steps,
+                full_steps,
+                ..
+            } = guided;
+            let least = forced_tokens.min(gathered_steps).min(full_steps);
+            assert!(least > 10, "{case}: {guided:?}");
+        }
+    }
+}
+
 #[test]
 fn a_token_allocates_nothing() {
     moving_weights_allocates_nothing();
+    a_guided_token_allocates_nothing();
     a_recorded_token_allocates_nothing();
     let before = allocations();
     drop(std::hint::black_box(Box::new(1)));

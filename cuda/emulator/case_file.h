@@ -3,7 +3,7 @@
  *   OgCase
  *   images of the weights, the state and the mailbox
  *   `steps` times: an OgCaseStep, and `payload_bytes` of its payload
- * and the result is the images of the state and the mailbox.
+ * and the result is the images of the state and the mailbox. A trace is no part of it: it is full of times.
  */
 #ifndef ONEGRID_EMULATOR_CASE_FILE_H
 #define ONEGRID_EMULATOR_CASE_FILE_H
@@ -12,8 +12,8 @@
 
 #include "../abi.h"
 
-/* "OGCASE1\0" on a little-endian machine. */
-#define OG_CASE_MAGIC 0x003145534143474fu
+/* "OGCASE2\0" on a little-endian machine. */
+#define OG_CASE_MAGIC 0x003245534143474fu
 #define OG_CASE_KERNEL_NAME 64
 
 typedef struct OgCase {
@@ -21,6 +21,7 @@ typedef struct OgCase {
     uint64_t weights_bytes;
     uint64_t state_bytes;
     uint64_t mailbox_bytes;
+    uint64_t trace_bytes; /* room for what traced kernels record, zero at first */
     uint64_t steps;
     uint64_t arguments_bytes; /* sizeof(OgArguments) */
 } OgCase;

@@ -178,6 +178,8 @@ int main(int count, char** words) {
     if (header.arguments_bytes != sizeof(OgArguments)) fail(WRONG_USE, "the case file has other arguments: rebuild");
 
     Piece weights(header.weights_bytes), state(header.state_bytes), mailbox(header.mailbox_bytes);
+    Piece trace(header.trace_bytes);
+    memset(trace.data(), 0, trace.bytes());
     for (Piece* piece : {&weights, &state, &mailbox}) file.read(piece->data(), piece->bytes());
     const std::vector<char> weights_before(weights.data(), weights.data() + weights.bytes());
 
@@ -195,6 +197,7 @@ int main(int count, char** words) {
         arguments.weights = weights.address();
         arguments.state = state.address();
         arguments.mailbox = mailbox.address();
+        if (arguments.trace != 0) arguments.trace = trace.address();
         if (options.tensors) {
             emulator::guard_weights(arguments, weights.data(), weights.bytes());
             emulator::guard_state(arguments, state.data(), state.bytes());

@@ -34,6 +34,8 @@ pub struct Case {
     max_tokens: usize,
     /// Whether each follows a guide, of `ladder::guides` by turns.
     is_guided: bool,
+    /// Whether it is recorded when phases begin and end.
+    pub is_traced: bool,
     recording: OnceLock<Recording>,
 }
 
@@ -165,6 +167,7 @@ impl Case {
             sampling: vec![greedy()],
             max_tokens: 2,
             is_guided: false,
+            is_traced: false,
             recording: OnceLock::new(),
         }
     }
@@ -195,6 +198,10 @@ impl Case {
         let engine = MegakernelEngine::new(recorder, &weights, options, &mut |_, _| ());
         let mut engine = engine.unwrap();
         engine.poison_uncached().unwrap();
+        if self.is_traced {
+            // The last steps find no room any more.
+            engine.start_trace(self.max_tokens).unwrap();
+        }
         let guides = match self.is_guided {
             true => ladder::guides(),
             false => Vec::new(),
@@ -387,6 +394,22 @@ pub fn all() -> Vec<Case> {
                 ..case
             }
             .called("guided"),
+        );
+    }
+    for barrier in Barrier::ALL {
+        let case = Case::new(small(), RedundantNorm, V1, barrier);
+        cases.push(
+            Case {
+                options: MegakernelOptions {
+                    columns: 1,
+                    ..case.options.clone()
+                },
+                prompts: &[2],
+                max_tokens: 3,
+                is_traced: true,
+                ..case
+            }
+            .called("traced"),
         );
     }
     let case = Case::new(small(), RedundantNorm, Launches, Cooperative);

@@ -36,7 +36,8 @@ impl Replay {
     }
 
     fn run(&self, sanitizer: Sanitizer, options: &[&str]) -> Ended {
-        let program = check_program(&["megakernel.cu", "step_kernels.cu"], sanitizer);
+        let kernels = ["megakernel.cu", "traced_megakernel.cu", "step_kernels.cu"];
+        let program = check_program(&kernels, sanitizer);
         let files = [self.path("case"), self.path("result")];
         run(
             &program,
@@ -149,7 +150,9 @@ fn sites_in_sources() -> BTreeSet<String> {
 /// kind of barrier apart.
 fn cases_by_barrier() -> BTreeMap<(String, String), Vec<&'static Case>> {
     let reached: Mutex<BTreeMap<_, Vec<_>>> = Mutex::default();
-    let numbered: Vec<_> = CASES.iter().enumerate().collect();
+    // A traced kernel has the same barriers, and one whose purpose is to know when a phase has ended.
+    let numbered = CASES.iter().enumerate();
+    let numbered: Vec<_> = numbered.filter(|(_, case)| !case.is_traced).collect();
     for_each(&numbered, |&(index, case)| {
         let options = &case.options;
         for site in sites(case) {

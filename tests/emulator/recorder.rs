@@ -13,7 +13,7 @@ use onegrid::engine::megakernel::mailbox::{Mailbox, RingEntry};
 use onegrid::engine::megakernel::{Device, DeviceError};
 
 /// `OG_CASE_MAGIC` of `cuda/emulator/case_file.h`, and what else is defined there.
-const MAGIC: u64 = u64::from_le_bytes(*b"OGCASE1\0");
+const MAGIC: u64 = u64::from_le_bytes(*b"OGCASE2\0");
 const KERNEL_NAME: usize = 64;
 
 /// Something that happened to the device, in order.
@@ -46,6 +46,8 @@ pub enum Moment {
 #[derive(Clone, Default)]
 pub struct Recording {
     weights: Vec<u8>,
+    /// Room for a trace, in bytes.
+    trace: u64,
     steps: Vec<Step>,
     /// The state at the end.
     state: Vec<u8>,
@@ -95,6 +97,7 @@ impl Recording {
     ) {
         let [weights, state] = [&self.weights, &self.state].map(|memory| memory.len() as u64);
         let at = device.allocate(weights, state, self.ring.len()).unwrap();
+        assert_eq!(self.trace, 0, "a trace is for programs with sanitizers");
         let piece_bytes = device.piece_bytes();
         for (index, piece) in self.weights.chunks(piece_bytes).enumerate() {
             let mut fill = |to: &mut [u8]| to.copy_from_slice(piece);
@@ -129,6 +132,7 @@ impl Recording {
             self.weights.len() as u64,
             self.state.len() as u64,
             mailbox_bytes as u64,
+            self.trace,
             self.steps.len() as u64,
             size_of::<OgArguments>() as u64,
         ];
@@ -340,6 +344,7 @@ impl Device for Recorder {
     }
 
     fn allocate_trace(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        self.recording.lock().unwrap().trace = bytes;
         self.device.allocate_trace(bytes)
     }
 

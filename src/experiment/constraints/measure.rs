@@ -2,7 +2,8 @@
 //!
 //! First every text is made once, judged, and where time allows held against the reference engine. Then
 //! the clock runs: what was made must come again. Without a constraint a model does not know where to
-//! end, so its timed rounds make as many tokens as the automaton's texts have, at the same positions.
+//! end, so its timed rounds make as many tokens as the automaton's texts have, at the same positions;
+//! they are made once so before, for sequences that decode together are rounded by how many they are.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -202,9 +203,15 @@ impl Run<'_> {
         for contender in &mut contenders {
             (watch.doing)(&format!("{}: checking", contender.method.name()));
             stage.make_texts(contender, watch)?;
-            stage.check_against_reference(contender)?;
         }
         let lengths = lengths(&contenders);
+        for contender in &mut contenders {
+            (watch.doing)(&format!("{}: checking", contender.method.name()));
+            if contender.constraint.is_none() {
+                stage.make_timed_texts(contender, lengths.as_deref(), watch)?;
+            }
+            stage.check_against_reference(contender)?;
+        }
         for round in 0..self.plan.rounds {
             let mut order: Vec<usize> = (0..contenders.len()).collect();
             if round % 2 == 1 {
@@ -215,11 +222,7 @@ impl Run<'_> {
                 let contender = &mut contenders[index];
                 let name = contender.method.name();
                 (watch.doing)(&format!("{name}: round {}", round + 1));
-                stage.time(
-                    contender,
-                    round,
-                    lengths.as_ref().map(|rounds| &rounds[round]),
-                )?;
+                stage.time(contender, round, lengths.as_deref())?;
             }
         }
         let capabilities = stage.engine.capabilities();
@@ -287,7 +290,7 @@ struct Stage<'a> {
     engine: &'a mut dyn Engine,
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
     fn seed(&self, round: usize) -> u64 {
         self.run.plan.seed + round as u64
     }
@@ -424,38 +427,64 @@ impl Stage<'_> {
         Ok(again == Some(chosen))
     }
 
-    /// Makes the texts of a round again, timed.
-    fn time(
-        &mut self,
-        contender: &mut Contender,
+    /// What a timed round is to make. What nothing holds to its form is as long as the automaton's texts,
+    /// and goes on where it would have ended.
+    fn timed_texts<'t>(
+        &self,
+        constraint: Option<&'t Constraint>,
         round: usize,
-        lengths: Option<&Vec<usize>>,
-    ) -> Result<(), ExperimentError> {
-        let constraint = contender.constraint.clone();
-        let most = vec![self.run.max_tokens; self.run.batch];
+        lengths: Option<&[Vec<usize>]>,
+    ) -> Texts<'t>
+    where
+        'a: 't,
+    {
         let is_free = constraint.is_none();
-        let texts = Texts {
-            constraint: constraint.as_ref(),
+        Texts {
+            constraint,
             seed: self.seed(round),
             limits: match lengths {
-                Some(lengths) if is_free => lengths.clone(),
-                _ => most,
+                Some(lengths) if is_free => lengths[round].clone(),
+                _ => vec![self.run.max_tokens; self.run.batch],
             },
-            // What nothing holds to its form goes on, so that there are as many tokens.
             stop_tokens: if is_free {
                 &[]
             } else {
                 &self.model.stop_tokens
             },
-        };
+        }
+    }
+
+    /// Makes the texts of a method without a constraint as the timed rounds will.
+    fn make_timed_texts(
+        &mut self,
+        contender: &mut Contender,
+        lengths: Option<&[Vec<usize>]>,
+        watch: &Watch,
+    ) -> Result<(), ExperimentError> {
+        for round in 0..self.run.plan.rounds {
+            watch.check()?;
+            let texts = self.timed_texts(None, round, lengths);
+            let (finished, _) = self.decode(&texts)?;
+            let tokens = finished.into_iter().map(|finished| finished.tokens);
+            contender.made[round] = tokens.collect();
+        }
+        Ok(())
+    }
+
+    /// Makes the texts of a round again, timed.
+    fn time(
+        &mut self,
+        contender: &mut Contender,
+        round: usize,
+        lengths: Option<&[Vec<usize>]>,
+    ) -> Result<(), ExperimentError> {
+        let constraint = contender.constraint.clone();
+        let texts = self.timed_texts(constraint.as_ref(), round, lengths);
         let before = self.engine.work();
         let (finished, seconds) = self.decode(&texts)?;
         let after = self.engine.work();
         for (sequence, finished) in finished.iter().enumerate() {
-            let known = &contender.made[round][sequence];
-            let common = known.len().min(finished.tokens.len());
-            let is_whole = is_free || known.len() == finished.tokens.len();
-            if !is_whole || known[..common] != finished.tokens[..common] {
+            if contender.made[round][sequence] != finished.tokens {
                 return Err(ExperimentError::WrongOutput {
                     reason: format!(
                         "{}: it came out otherwise when it was timed",
