@@ -1,6 +1,7 @@
 //! `onegrid experiment`: measures what a plan says, and shows what was found.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::output::Format;
 use super::{Outcome, WrongUse};
 use crate::experiment::result::{CellOutcome, ResultFile, Status};
 use crate::experiment::run::{self, Place, Progress, Ran};
+use crate::experiment::traces::Traces;
 use crate::experiment::{self, ExperimentError, Kind, Setting};
 use crate::report::section::Section;
 
@@ -49,6 +51,15 @@ pub struct ExperimentArgs {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    /// Record one more run of each engine of each cell, which is not timed, and write it for
+    /// ui.perfetto.dev and `onegrid compare`: from x.pftrace, x-CELL.pftrace is made
+    #[arg(long, value_name = "FILE", help_heading = "Trace")]
+    trace: Option<PathBuf>,
+
+    /// Steps that are recorded of each
+    #[arg(long, value_name = "N", default_value = "64", help_heading = "Trace")]
+    trace_steps: NonZeroUsize,
 }
 
 /// Runs the command.
@@ -72,10 +83,12 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
     args.engine.check()?;
+    let traces = args.traces(kind)?;
     let setting = Setting {
         engine: args.engine.choice(),
         folder,
         offline: args.offline,
+        traces: traces.clone(),
     };
     let mut experiment = kind.open(&plan, &setting).map_err(to_wrong_use)?;
     let place = Place {
@@ -98,6 +111,9 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Outcome> {
     drop(bar);
     let ran = ran.map_err(to_wrong_use)?;
     show(kind, &ran.file, args.format)?;
+    for note in traces.iter().flat_map(Traces::take_notes) {
+        eprintln!("{note}");
+    }
     conclude(&ran, &place)
 }
 
@@ -108,6 +124,21 @@ fn list() {
 }
 
 impl ExperimentArgs {
+    /// The traces that are asked for.
+    fn traces(&self, kind: &Kind) -> Result<Option<Traces>, WrongUse> {
+        let Some(path) = &self.trace else {
+            return Ok(None);
+        };
+        if !kind.has_traces {
+            let reason = format!(
+                "--trace: {} runs no engine that could be recorded",
+                kind.name
+            );
+            return Err(WrongUse(reason));
+        }
+        Ok(Some(Traces::new(path, self.trace_steps.get())))
+    }
+
     /// The plan, and the folder that its paths start from.
     fn read_plan(&self, kind: &Kind) -> anyhow::Result<(String, PathBuf)> {
         let Some(path) = &self.plan else {

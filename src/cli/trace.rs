@@ -58,18 +58,8 @@ impl TraceArgs {
         };
         file::write(path, recording, about)
             .with_context(|| format!("--trace: cannot write {}", path.display()))?;
-        if recording.steps_not_recorded > 0 {
-            eprintln!(
-                "note: the trace has the first {} steps; {} more came after them (--trace-steps)",
-                recording.steps.len(),
-                recording.steps_not_recorded
-            );
-        }
-        if recording.lost() > 0 {
-            eprintln!(
-                "note: the trace lacks {} events, for which there was no room",
-                recording.lost()
-            );
+        for shortfall in recording.shortfalls() {
+            eprintln!("note: {shortfall}");
         }
         Ok(())
     }

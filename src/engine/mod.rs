@@ -32,6 +32,7 @@ use std::ops::ControlFlow;
 use crate::model::{ModelConfig, TokenId};
 use crate::sampling::SamplingParams;
 use guide::{Guide, Guided};
+use past::FillPast;
 use trace::Recording;
 use work::Work;
 
@@ -337,6 +338,11 @@ pub trait Engine {
         tokens: &[TokenId],
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), EngineError>;
+
+    /// The engine as one whose cache can be filled with what no prompt made; `None` if it can't be.
+    fn as_fill_past(&mut self) -> Option<&mut dyn FillPast> {
+        None
+    }
 
     /// Begins to record the next `steps` passes: takes memory for them all. What was recorded before is
     /// forgotten.

@@ -177,6 +177,25 @@ impl Recording {
     pub fn lost(&self) -> u64 {
         self.tracks.iter().map(|track| track.lost).sum()
     }
+
+    /// What a reader has to know that it lacks, a sentence each.
+    pub fn shortfalls(&self) -> Vec<String> {
+        let mut shortfalls = Vec::new();
+        if self.steps_not_recorded > 0 {
+            shortfalls.push(format!(
+                "the trace has the first {} steps; {} more came after them (--trace-steps)",
+                self.steps.len(),
+                self.steps_not_recorded
+            ));
+        }
+        if self.lost() > 0 {
+            shortfalls.push(format!(
+                "the trace lacks {} events, for which there was no room",
+                self.lost()
+            ));
+        }
+        shortfalls
+    }
 }
 
 /// Records what the threads of a team do. Each has a lane of its own, which nobody else touches while

@@ -5,18 +5,24 @@
 //! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
 //! - [`result`]: the file
 //! - [`models`]: models as plans name them
-//! - [`sync_overhead`], [`constraints`], [`quality`], [`energy`]: the experiments themselves
+//! - [`traces`]: what `--trace` records of them
+//! - [`behind_past`]: engines that decode behind a past, in turns
+//! - [`sync_overhead`], [`optimizations`], [`positions`], [`constraints`], [`quality`], [`energy`]: the experiments themselves
 //!
 //! Tables and charts are made from result files alone, by an experiment's `sections`.
 
+pub mod behind_past;
 pub mod constraints;
 pub mod energy;
 pub mod models;
+pub mod optimizations;
 pub mod plan;
+pub mod positions;
 pub mod quality;
 pub mod result;
 pub mod run;
 pub mod sync_overhead;
+pub mod traces;
 
 use std::path::PathBuf;
 
@@ -26,6 +32,7 @@ use crate::constraint::ConstraintError;
 use crate::engine::EngineError;
 use crate::engine::choice::{ChoiceError, DeviceName, EngineChoice};
 use crate::engine::megakernel::DeviceError;
+use crate::measure::bandwidth::BandwidthError;
 use crate::measure::divergence::LogitsError;
 use crate::measure::synchronisation::SynchronisationError;
 use crate::model::files::FilesError;
@@ -35,6 +42,7 @@ use crate::model::tokenizer::TokenizerError;
 use crate::report::saved_logits::SavedLogitsError;
 use crate::report::section::Section;
 use result::CellRecord;
+use traces::Traces;
 
 /// A kind of experiment.
 pub struct Kind {
@@ -44,6 +52,8 @@ pub struct Kind {
     pub question: &'static str,
     /// The plan that is followed where no other is given.
     pub plan: &'static str,
+    /// Whether it runs engines, of which a trace can be recorded.
+    pub has_traces: bool,
     /// Reads a plan.
     open: fn(&str, &Setting) -> Opened,
     /// What the cells of a result say.
@@ -56,6 +66,8 @@ type Opened = Result<Box<dyn Experiment>, ExperimentError>;
 /// All experiments.
 pub static ALL: &[Kind] = &[
     sync_overhead::KIND,
+    optimizations::KIND,
+    positions::KIND,
     constraints::KIND,
     quality::KIND,
     energy::KIND,
@@ -93,6 +105,8 @@ pub struct Setting {
     pub folder: PathBuf,
     /// Whether to use downloaded models alone.
     pub offline: bool,
+    /// Traces to record, one of each engine of each cell, in runs that are not timed.
+    pub traces: Option<Traces>,
 }
 
 impl Setting {
@@ -197,6 +211,9 @@ pub enum ExperimentError {
         /// What differs from what.
         reason: String,
     },
+    /// A read bandwidth that can't be measured.
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
     /// An engine that this machine has not.
     #[error(transparent)]
     Choice(#[from] ChoiceError),
@@ -263,6 +280,17 @@ impl ExperimentError {
                 reason: error.to_string(),
             },
             false => error.into(),
+        }
+    }
+
+    /// As [`unless_missing`](Self::unless_missing), where a plan names engines for several devices: what
+    /// is chosen of another device's engine is not measured on this one.
+    pub fn unless_elsewhere(error: ChoiceError) -> Self {
+        match error {
+            ChoiceError::NotMegakernel { .. } => Self::NotMeasured {
+                reason: error.to_string(),
+            },
+            error => Self::unless_missing(error),
         }
     }
 }

@@ -160,6 +160,50 @@ fn the_same_command_goes_on_and_another_plan_is_refused() {
 }
 
 #[test]
+fn each_method_of_each_cell_leaves_a_trace() {
+    let (folder, command) = following(SMALL);
+    let traces = folder.path().join("traces");
+    std::fs::create_dir(&traces).unwrap();
+    let path = traces.join("run.pftrace.gz");
+    let output = command(&["--trace", path.to_str().unwrap(), "--trace-steps", "6"]);
+    let output = { output }.assert().success().get_output().clone();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut files: Vec<_> = std::fs::read_dir(&traces).unwrap().collect();
+    assert_eq!(files.len(), 16);
+    files.retain(|file| {
+        let name = file.as_ref().unwrap().file_name();
+        message.contains(name.to_str().unwrap())
+    });
+    assert_eq!(files.len(), 16, "{message}");
+    assert_says(
+        &message,
+        &[
+            "trace of demo/record/batch-2/automaton",
+            "first 6 steps",
+            "--trace-steps",
+        ],
+    );
+    let of = |method: &str| {
+        let name = format!("run-demo-point-batch-2-{method}.pftrace.gz");
+        traces.join(name).to_str().unwrap().to_owned()
+    };
+    let (none, automaton) = (of("none"), of("automaton"));
+    let compared = json_of(onegrid(&["compare", &none, &automaton, "--format", "json"]));
+    // The other two are the last tokens of the prompts.
+    assert_eq!(
+        (&compared["a"]["steps"], &compared["b"]["steps"]),
+        (&json!(4), &json!(4))
+    );
+    assert_eq!(compared["a"]["doubts"], json!([]));
+
+    let barriers = onegrid(&["experiment", "sync-overhead", "--trace", "x.pftrace"]);
+    assert_says(
+        &error(barriers, 2),
+        &["--trace", "sync-overhead runs no engine"],
+    );
+}
+
+#[test]
 fn what_can_not_be_followed_is_refused_by_name() {
     let message = error(onegrid(&["experiment", "constraint"]), 2);
     assert_says(&message, &["'constraint' is no experiment", "constraints"]);

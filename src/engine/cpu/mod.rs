@@ -439,6 +439,10 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
+    fn as_fill_past(&mut self) -> Option<&mut dyn FillPast> {
+        Some(self)
+    }
+
     fn start_trace(&mut self, steps: usize) -> Result<(), EngineError> {
         let layers = self.weights.config.layers;
         let events = most_events(layers, self.sequences.count());

@@ -589,6 +589,10 @@ impl<D: Device> Engine for MegakernelEngine<D> {
         Ok(())
     }
 
+    fn as_fill_past(&mut self) -> Option<&mut dyn FillPast> {
+        Some(self)
+    }
+
     fn start_trace(&mut self, steps: usize) -> Result<(), EngineError> {
         self.begin_trace(steps)
     }

@@ -20,6 +20,7 @@ use crate::engine::reference::{KvPrecision, ReferenceEngine};
 use crate::engine::work::Work;
 use crate::engine::{DecodeRequest, Engine, EngineError, Finished, StopReason};
 use crate::experiment::models::{Model, Models};
+use crate::experiment::traces::Traces;
 use crate::experiment::{Setting, Watch};
 use crate::measure::decode::check::KL_LIMIT;
 use crate::measure::divergence::{kl, max_difference};
@@ -117,6 +118,8 @@ pub struct Checked {
 
 /// What to measure.
 pub struct Run<'a> {
+    /// The cell's name.
+    pub id: &'a str,
     /// What varies.
     pub plan: &'a Plan,
     /// The engine.
@@ -223,6 +226,12 @@ impl Run<'_> {
                 let name = contender.method.name();
                 (watch.doing)(&format!("{name}: round {}", round + 1));
                 stage.time(contender, round, lengths.as_deref())?;
+            }
+        }
+        if let Some(traces) = &self.setting.traces {
+            for contender in &contenders {
+                watch.check()?;
+                stage.record(contender, lengths.as_deref(), traces)?;
             }
         }
         let capabilities = stage.engine.capabilities();
@@ -499,6 +508,22 @@ impl<'a> Stage<'a> {
         contender.seconds.push(seconds);
         if let (Some(work), Some(before), Some(after)) = (&mut contender.work, before, after) {
             *work += after - before;
+        }
+        Ok(())
+    }
+
+    /// Records the first round of a method.
+    fn record(
+        &mut self,
+        contender: &Contender,
+        lengths: Option<&[Vec<usize>]>,
+        traces: &Traces,
+    ) -> Result<(), ExperimentError> {
+        let what = format!("{}/{}", self.run.id, contender.method.name());
+        if traces.start(self.engine, &what)? {
+            let texts = self.timed_texts(contender.constraint.as_ref(), 0, lengths);
+            self.decode(&texts)?;
+            traces.finish(self.engine, &self.model.name, &what)?;
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ pub const KIND: Kind = Kind {
     name: "constraints",
     question: "Does a constraint make decoding slower or faster, and is what it writes valid?",
     plan: include_str!("../../../experiments/constraints/plan.toml"),
+    has_traces: true,
     open,
     sections: sections::sections,
 };
@@ -203,6 +204,7 @@ impl Experiment for Constraints {
         let place = self.plan.places().find(|place| place.id() == cell.id);
         let place = place.expect("one of its own cells");
         let run = measure::Run {
+            id: &cell.id,
             plan: &self.plan,
             setting: &self.setting,
             model: place.model,

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::engine::{Capabilities, DecodeRequest, Engine, EngineError};
+use crate::experiment::traces::Traces;
 use crate::experiment::{ExperimentError, Watch};
 use crate::measure::decode::DecodePlan;
 use crate::measure::decode::check::{self, Checked};
@@ -53,6 +54,24 @@ impl Decoder {
     /// What the engine is.
     pub fn capabilities(&self) -> Capabilities {
         self.engine.capabilities()
+    }
+
+    /// Records a stretch, which is `what`, for `traces`.
+    ///
+    /// # Errors
+    /// If the engine fails, or the trace can't be written.
+    pub fn record(
+        &mut self,
+        traces: &Traces,
+        model: &str,
+        what: &str,
+        watch: &Watch,
+    ) -> Result<(), ExperimentError> {
+        if traces.start(&mut *self.engine, what)? {
+            self.stretch(watch)?;
+            traces.finish(&mut *self.engine, model, what)?;
+        }
+        Ok(())
     }
 
     /// Runs each prompt's last token and decodes the plan's tokens behind it; returns how many there are

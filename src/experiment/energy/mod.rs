@@ -36,6 +36,7 @@ pub const KIND: Kind = Kind {
     name: "energy",
     question: "How many tokens does a joule give, and how much of the power is drawn when idle?",
     plan: include_str!("../../../experiments/energy/plan.toml"),
+    has_traces: true,
     open: |plan, setting| Ok(Box::new(Energy::open(plan, setting)?)),
     sections: sections::sections,
 };
@@ -202,8 +203,12 @@ impl Experiment for Energy {
         let (mut running, mut missing, model) = self.subjects(&set)?;
         take_turns(&mut running, self.plan.rounds, self.plan.seconds, watch)?;
         let mut subjects = Vec::new();
-        for running in running {
+        for mut running in running {
             watch.check()?;
+            if let Some(traces) = &self.setting.traces {
+                let what = format!("{}/{}", set.name, running.name);
+                running.decoder.record(traces, &model, &what, watch)?;
+            }
             match running.finish()? {
                 Ok(subject) => subjects.push(subject),
                 Err(unmeasured) => missing.push(unmeasured),

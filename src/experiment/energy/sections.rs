@@ -1,8 +1,10 @@
-//! The tables of a result.
+//! The tables and charts of a result.
 
 use super::{Measured, Metered, Subject};
 use crate::experiment::result::{CellRecord, list_missing};
 use crate::measure::statistics::Summary;
+use crate::report::chart::{Axis, Bars, Chart, Group, Interval};
+use crate::report::grouping::distinct;
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -44,12 +46,40 @@ fn section(cell: &CellRecord) -> Result<Section, serde_json::Error> {
     Ok(Section {
         heading,
         text,
+        charts: vec![chart(&cell.id, &measured)],
         tables: vec![Captioned {
             caption: "Tokens for each joule; medians of the rounds with 95% intervals".into(),
             table: table(&measured),
         }],
-        ..Section::default()
     })
+}
+
+/// Tokens for each joule, by subject and meter.
+fn chart(set: &str, measured: &Measured) -> Chart {
+    let metered = measured
+        .subjects
+        .iter()
+        .flat_map(|subject| &subject.metered);
+    let meters = distinct(metered.map(|metered| metered.meter.as_str()));
+    let group = |subject: &Subject| {
+        let bar = |meter: &&str| {
+            let mut of = subject.metered.iter();
+            let metered = of.find(|metered| metered.meter == *meter)?;
+            Some(Interval::from(&metered.tokens_per_joule))
+        };
+        Group {
+            label: subject.name.clone(),
+            bars: meters.iter().map(bar).collect(),
+        }
+    };
+    let bars = Bars {
+        axis: Axis::linear("tokens for each joule", "tok/J"),
+        series: meters.iter().map(|meter| (*meter).to_owned()).collect(),
+        groups: measured.subjects.iter().map(group).collect(),
+    };
+    Chart::bars(format!("Tokens for each joule: {set}"), bars).described(
+        "Median of the rounds with its 95% interval, idle power included; more is better.",
+    )
 }
 
 fn table(measured: &Measured) -> Table {

@@ -44,6 +44,7 @@ pub const KIND: Kind = Kind {
     name: "quality",
     question: "How far are an engine's logits from f32's, beside bf16's own distance?",
     plan: include_str!("../../../experiments/quality/plan.toml"),
+    has_traces: true,
     open: |plan, setting| Ok(Box::new(Quality::open(plan, setting)?)),
     sections: sections::sections,
 };
@@ -263,6 +264,17 @@ impl Quality {
                     Ok(())
                 };
                 teacher_force(&mut *engine, &texts, at_once, watch, "again", &mut keep)?;
+                if let Some(traces) = &self.setting.traces {
+                    let what = cell_id(set, Some(subject));
+                    if traces.start(&mut *engine, &what)? {
+                        let first = &texts[..1];
+                        let mut ignore = |_: usize, _: &[f32]| Ok(());
+                        let doing = "recording";
+                        teacher_force(&mut *engine, first, at_once, watch, doing, &mut ignore)?;
+                        let model = set.model.as_ref().expect("an engine has one");
+                        traces.finish(&mut *engine, &model.model, &what)?;
+                    }
+                }
                 (made, Some(first.repeated(&again)?))
             }
         };

@@ -1,10 +1,11 @@
-//! The tables of a result.
+//! The tables and charts of a result.
 
 use super::plan::REFERENCE;
 use super::{Compared, Referred};
 use crate::experiment::result::{CellRecord, Missing, list_missing};
 use crate::measure::divergence::Figure;
 use crate::measure::divergence::summary::kl_ratio;
+use crate::report::chart::{Axis, Chart, Interval, RatioRow, Side};
 use crate::report::section::{Captioned, Section};
 use crate::report::table::{Cell, Column, Table};
 
@@ -85,6 +86,7 @@ impl Set {
         Section {
             heading: format!("Quality: {}", self.name),
             text: self.text(),
+            charts: self.charts(),
             tables: vec![
                 Captioned {
                     caption: "Divergence from the reference, in nats".into(),
@@ -95,8 +97,79 @@ impl Set {
                     table: self.agreement(),
                 },
             ],
-            ..Section::default()
         }
+    }
+
+    fn charts(&self) -> Vec<Chart> {
+        let mut charts = Vec::new();
+        if !self.subjects.is_empty() {
+            charts.push(self.percentiles());
+        }
+        if let Some(yardstick) = self.yardstick() {
+            charts.push(self.ratios(yardstick));
+        }
+        charts
+    }
+
+    /// The divergence that each share of the positions stays below.
+    fn percentiles(&self) -> Chart {
+        let curve = |compared: &Compared| {
+            let kl = &compared.divergence.kl;
+            let points = [
+                (50.0, kl.p50.value),
+                (90.0, kl.p90.value),
+                (99.0, kl.p99.value),
+                (99.9, kl.p99_9),
+                (100.0, kl.max),
+            ];
+            let known = points
+                .into_iter()
+                .filter_map(|(share, value)| Some((share, value?)));
+            (compared.subject.clone(), known.collect())
+        };
+        Chart::quantiles(
+            format!("Divergence by share of positions: {}", self.name),
+            Axis::log10("KL(reference || subject)", "nats"),
+            self.subjects.iter().map(curve),
+        )
+        .described("Half, 90%, 99% and 99.9% of the positions stay below; 100% is the worst. Less is better.")
+    }
+
+    /// Each mean divergence over the yardstick's.
+    fn ratios(&self, yardstick: &Compared) -> Chart {
+        let others = self
+            .subjects
+            .iter()
+            .filter(|compared| compared.subject != yardstick.subject);
+        let row = |compared: &Compared| {
+            let ratio = kl_ratio(&compared.divergence, &yardstick.divergence);
+            let interval = ratio.as_ref().and_then(|ratio| {
+                let value = ratio.value?;
+                Some(Interval {
+                    value,
+                    low: ratio.low.unwrap_or(value),
+                    high: ratio.high.unwrap_or(value),
+                })
+            });
+            let verdict = ratio.as_ref().map_or("no ratio", verdict);
+            RatioRow {
+                label: compared.subject.clone(),
+                ratio: interval,
+                verdict: verdict.to_owned(),
+                side: match verdict {
+                    "within" => Side::Better,
+                    "beyond" => Side::Worse,
+                    _ => Side::Neither,
+                },
+            }
+        };
+        Chart::ratios(
+            format!("Mean KL over that of {}: {}", yardstick.subject, self.name),
+            others.map(row).collect(),
+        )
+        .described(
+            "Below 1 the subject is nearer to the reference; 95% intervals, bootstrapped by text.",
+        )
     }
 
     fn text(&self) -> Vec<String> {

@@ -26,6 +26,7 @@ pub const KIND: Kind = Kind {
     name: "sync-overhead",
     question: "What does it cost to keep threads, or the blocks of a grid, in step?",
     plan: include_str!("../../../experiments/sync-overhead/plan.toml"),
+    has_traces: false,
     open,
     sections: sections::sections,
 };
