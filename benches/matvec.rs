@@ -23,7 +23,7 @@ use onegrid::engine::cpu::buffer::SharedBuffer;
 use onegrid::engine::cpu::kernels::panel::{PANEL_COLUMNS, Packing, PanelProduct};
 use onegrid::engine::cpu::kernels::product::Product;
 use onegrid::engine::cpu::kernels::{self, Kernels};
-use onegrid::engine::cpu::team::Team;
+use onegrid::engine::cpu::team::{Team, Waiting};
 use onegrid::measure::bandwidth::Bandwidth;
 use onegrid::measure::bandwidth::team::ReadTeam;
 use onegrid::measure::statistics::Summary;
@@ -94,7 +94,7 @@ impl Bench {
         let tallest = matrices().iter().map(|shape| shape.rows).max().unwrap_or(0);
         let buffer = |len| SharedBuffer::new(len, "a benchmark").expect("memory");
         Self {
-            team: Team::new(threads).expect("threads"),
+            team: Team::new(threads, Waiting::default()).expect("threads"),
             weights: Slice::new(storage, 0..POOL_BYTES).expect("maps are aligned"),
             floor: floor.expect("the memory can be read"),
             x: buffer(widest * MAX_COLUMNS),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use onegrid::constraint::template::Template;
 use onegrid::constraint::{Compiler, Guide, Source};
-use onegrid::engine::cpu::{CpuEngine, CpuOptions, kernels};
+use onegrid::engine::cpu::{CpuEngine, CpuOptions, CpuVariant, kernels};
 use onegrid::engine::guide::Guided;
 use onegrid::engine::{DecodeRequest, Engine};
 use onegrid::model::checkpoint::{self, LoadOptions};
@@ -124,9 +124,7 @@ fn mapped() -> Weights {
 fn moving_weights_allocates_nothing() {
     let options = CpuOptions {
         threads: NonZeroUsize::new(2),
-        context: 256,
-        sequences: 1,
-        kernels: None,
+        ..CpuOptions::new(256, 1)
     };
     let mut engine = CpuEngine::new(mapped(), &options).unwrap();
     let (_, between) = decode(&mut engine, &SamplingParams::default(), 60);
@@ -137,14 +135,30 @@ fn moving_weights_allocates_nothing() {
     }
 }
 
+/// All but the pool, which takes memory for each task that it hands out.
+fn a_token_of_each_variant_allocates_nothing() {
+    let config = shapes::config("tiny").unwrap();
+    let teams = CpuVariant::ALL.into_iter();
+    for variant in teams.filter(|variant| *variant != CpuVariant::Pool) {
+        let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
+        let options = CpuOptions {
+            threads: NonZeroUsize::new(2),
+            variant,
+            ..CpuOptions::new(256, 3)
+        };
+        let mut engine = CpuEngine::new(weights, &options).unwrap();
+        decode(&mut engine, &SamplingParams::default(), 2);
+        let (_, between) = decode(&mut engine, &SamplingParams::default(), 60);
+        assert_eq!(between, 0, "between tokens: {}", variant.name());
+    }
+}
+
 fn a_recorded_token_allocates_nothing() {
     let config = shapes::config("tiny").unwrap();
     let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
     let options = CpuOptions {
         threads: NonZeroUsize::new(2),
-        context: 256,
-        sequences: 3,
-        kernels: None,
+        ..CpuOptions::new(256, 3)
     };
     let mut engine = CpuEngine::new(weights, &options).unwrap();
     // Some steps find no room any more.
@@ -184,9 +198,7 @@ fn a_guided_token_allocates_nothing() {
         let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
         let options = CpuOptions {
             threads: NonZeroUsize::new(threads),
-            context: 256,
-            sequences,
-            kernels: None,
+            ..CpuOptions::new(256, sequences)
         };
         let mut engine = CpuEngine::new(weights, &options).unwrap();
         for temperature in [0.0, 1.0] {
@@ -215,6 +227,7 @@ fn a_token_allocates_nothing() {
     moving_weights_allocates_nothing();
     a_guided_token_allocates_nothing();
     a_recorded_token_allocates_nothing();
+    a_token_of_each_variant_allocates_nothing();
     let before = allocations();
     drop(std::hint::black_box(Box::new(1)));
     assert!(allocations() > before, "the counter counts");
@@ -238,9 +251,8 @@ fn a_token_allocates_nothing() {
             let weights = random::weights(&config, 1, &mut |_, _| ()).unwrap();
             let options = CpuOptions {
                 threads: NonZeroUsize::new(threads),
-                context: 256,
-                sequences,
                 kernels: Some(path.name.into()),
+                ..CpuOptions::new(256, sequences)
             };
             let mut engine = CpuEngine::new(weights, &options).unwrap();
             for sampling in [&greedy, &drawn, &all_tokens] {

@@ -152,12 +152,7 @@ fn answers(
     weights: model::Weights,
     molecules: &[&str],
 ) -> Vec<Vec<TokenId>> {
-    let options = CpuOptions {
-        threads: None,
-        context: 500,
-        sequences: 1,
-        kernels: None,
-    };
+    let options = CpuOptions::new(500, 1);
     let mut engine = CpuEngine::new(weights, &options).unwrap();
     let stop = tokenizer.token_id("<|endoftext|>").unwrap();
     (molecules.iter())

@@ -111,9 +111,8 @@ impl Expected {
 fn cpu_engine(weights: Weights, kernels: Option<&str>) -> CpuEngine {
     let options = CpuOptions {
         threads: NonZeroUsize::new(2),
-        context: CONTEXT,
-        sequences: 1,
         kernels: kernels.map(String::from),
+        ..CpuOptions::new(CONTEXT, 1)
     };
     CpuEngine::new(weights, &options).expect("an engine")
 }

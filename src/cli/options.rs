@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, ValueEnum};
 
 use super::WrongUse;
 use super::load::Bar;
 use crate::engine::Engine;
 use crate::engine::choice::{ChoiceError, DeviceName, EngineChoice};
+use crate::engine::cpu::CpuVariant;
 use crate::engine::megakernel::{Barrier, Stage, Variant};
 use crate::model::checkpoint::{LoadOptions, Placement};
 use crate::model::{TokenId, Weights};
@@ -60,6 +61,10 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value_t)]
     pub placement: PlacementChoice,
 
+    /// What to do in another way than measured best, for comparison [default: redundant_norm]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(variants()))]
+    pub variant: Option<String>,
+
     /// What can be chosen of the CUDA kernel.
     #[command(flatten)]
     pub megakernel: MegakernelArgs,
@@ -69,10 +74,6 @@ pub struct EngineArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Advanced (--device cuda and emulated)")]
 pub struct MegakernelArgs {
-    /// How the kernel's phases are put together [default: redundant_norm]
-    #[arg(long, value_enum, value_name = "NAME")]
-    pub variant: Option<Variant>,
-
     /// How a decode is divided into launches [default: v1]
     #[arg(long, value_enum, value_name = "NAME")]
     pub stage: Option<Stage>,
@@ -82,20 +83,35 @@ pub struct MegakernelArgs {
     pub barrier: Option<Barrier>,
 }
 
-impl ValueEnum for Variant {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let help = match self {
-            Self::RedundantNorm => "Every block computes every RMSNorm for itself",
-            Self::Block0Norm => "One block computes the norm, and the others wait for it",
-            Self::HeadBlocks => "Work divided by head: no barrier between QKV and attention",
-            Self::FusedPhases => "Attention and output projection of a head in one phase",
+/// The variants of all engines by name, each once.
+fn variants() -> Vec<PossibleValue> {
+    let of_kernel = Variant::ALL.map(|variant| {
+        let help = match variant {
+            Variant::RedundantNorm => {
+                "cpu, cuda: every thread, or block, computes every RMSNorm for itself"
+            }
+            Variant::Block0Norm => "cpu, cuda: one computes the norm, and the others wait for it",
+            Variant::HeadBlocks => {
+                "cuda: work divided by head, no barrier between QKV and attention"
+            }
+            Variant::FusedPhases => "cuda: attention and output projection of a head in one phase",
         };
-        Some(PossibleValue::new(self.name()).help(help))
-    }
+        (variant.name(), help)
+    });
+    let of_cpu = CpuVariant::ALL.into_iter().filter_map(|variant| {
+        let help = match variant {
+            CpuVariant::RedundantNorm | CpuVariant::Block0Norm => return None,
+            CpuVariant::Parking => "cpu: threads that wait sleep at once, and don't spin",
+            CpuVariant::NoPrefetch => "cpu: no weights are fetched ahead",
+            CpuVariant::ClaimedRows => {
+                "cpu: rows are claimed from a shared counter, not fixed ranges"
+            }
+            CpuVariant::Pool => "cpu: a thread pool is handed one part of a pass after the other",
+        };
+        Some((variant.name(), help))
+    });
+    let value = |(name, help): (&'static str, &'static str)| PossibleValue::new(name).help(help);
+    of_kernel.into_iter().chain(of_cpu).map(value).collect()
 }
 
 impl ValueEnum for Stage {
@@ -191,7 +207,7 @@ impl EngineArgs {
                 PlacementChoice::HugePages => Placement::HugePages,
                 PlacementChoice::Mapped => Placement::Mapped,
             },
-            variant: self.megakernel.variant,
+            variant: self.variant.clone(),
             stage: self.megakernel.stage,
             barrier: self.megakernel.barrier,
         }

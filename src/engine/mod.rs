@@ -51,6 +51,8 @@ pub struct Capabilities {
     pub host_bound: bool,
     /// The instruction set its kernels use, or another word for how it computes.
     pub kernels: &'static str,
+    /// Its variant, by name, where that is not the default.
+    pub variant: Option<&'static str>,
 }
 
 /// What to decode on one sequence, after its prompt went through [`Engine::prefill`].
@@ -200,6 +202,14 @@ pub enum EngineError {
         threads: usize,
         /// The system's word.
         source: std::io::Error,
+    },
+    /// A thread pool that could not be started.
+    #[error("cannot start a pool of {threads} threads: {source}")]
+    ThreadPool {
+        /// How many were asked for.
+        threads: usize,
+        /// The pool's word.
+        source: rayon::ThreadPoolBuildError,
     },
     /// More sequences in one call than the engine decodes together.
     #[error("{found} sequences were to be decoded together; this engine decodes up to {most}")]

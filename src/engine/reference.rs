@@ -461,6 +461,7 @@ impl Engine for ReferenceEngine {
             threads: 1,
             host_bound: true,
             kernels: "plain",
+            variant: None,
         }
     }
 

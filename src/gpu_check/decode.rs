@@ -362,9 +362,8 @@ fn cpu_engine(weights: &Weights, context: usize) -> Result<CpuEngine, EngineErro
     let exact = paths.find(|path| !path.rounds_panels);
     let options = CpuOptions {
         threads: None::<NonZeroUsize>,
-        context,
-        sequences: 1,
         kernels: exact.map(|path| path.name.to_owned()),
+        ..CpuOptions::new(context, 1)
     };
     CpuEngine::new(weights.clone(), &options)
 }

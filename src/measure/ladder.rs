@@ -208,9 +208,8 @@ pub fn cpu(weights: Weights, sequences: usize) -> Result<CpuEngine, EngineError>
     let exact = paths.find(|path| !path.rounds_panels);
     let options = CpuOptions {
         threads: NonZeroUsize::new(1),
-        context: CONTEXT,
-        sequences,
         kernels: exact.map(|path| path.name.to_owned()),
+        ..CpuOptions::new(CONTEXT, sequences)
     };
     CpuEngine::new(weights, &options)
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineError;
-use crate::engine::cpu::team::Team;
+use crate::engine::cpu::team::{Team, Waiting};
 
 /// A way to keep threads in step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ impl Runner {
             })
         };
         let threads = match way {
-            Way::SpinningBarrier => Threads::Team(Team::new(threads)?),
+            Way::SpinningBarrier => Threads::Team(Team::new(threads, Waiting::Spinning)?),
             Way::ParkingBarrier => Threads::Parking(count),
             Way::ThreadPool => Threads::Pool(pool()?),
             Way::Spawned => Threads::Spawned(count),

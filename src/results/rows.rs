@@ -27,7 +27,7 @@ pub struct Row {
 }
 
 /// Fields that say how something was measured, and not what.
-const HOW: [&str; 3] = ["kernels", "threads", "device"];
+const HOW: [&str; 4] = ["kernels", "engine_variant", "threads", "device"];
 
 /// What a difference of two measurements is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,6 +61,18 @@ fn results_are_json_by_the_names_of_the_contract() {
 }
 
 #[test]
+fn a_result_says_which_variant_was_measured() {
+    let report = json_of(bench(&["--format", "json", "--variant", "pool"]));
+    assert_eq!(report["runs"][0]["engine_variant"], "pool");
+    assert_eq!(report["runs"][0]["checked"]["passed"], true);
+    let plain = json_of(bench(&["--format", "json"]));
+    assert_eq!(plain["runs"][0].get("engine_variant"), None);
+    assert_eq!(report["runs"][0]["tokens"], plain["runs"][0]["tokens"]);
+    let table = bench(&["--variant", "parking"]).output().unwrap();
+    assert_says(&String::from_utf8(table.stdout).unwrap(), &["cpu, parking"]);
+}
+
+#[test]
 fn weights_are_moved_before_speeds_are_measured_and_the_report_says_so() {
     let model = copy_of("qwen3-tied-bf16");
     let run = |placement: &str| {

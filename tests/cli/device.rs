@@ -42,12 +42,31 @@ fn without_a_gpu_auto_is_the_cpu_and_says_nothing() {
 }
 
 #[test]
-fn flags_of_the_kernel_are_for_the_devices_that_run_it() {
-    for (flag, value) in [
-        ("--variant", "head_blocks"),
-        ("--stage", "v0"),
-        ("--barrier", "epoch"),
+fn a_variant_is_refused_where_the_device_has_it_not() {
+    for (device, variant, reason) in [
+        ("cpu", "head_blocks", "--device cuda"),
+        ("cpu", "fused_phases", "--device cuda"),
+        ("emulated", "parking", "--device cpu"),
+        ("reference", "block0_norm", "no variants"),
     ] {
+        let model = ["generate", "--model", "random:tiny", "--prompt-tokens", "1"];
+        let mut command = onegrid(&model);
+        command.args(["--device", device, "--variant", variant]);
+        let known = if device == "reference" {
+            reason
+        } else {
+            "redundant_norm, block0_norm"
+        };
+        assert_says(
+            &error(command, 2),
+            &["--variant", variant, device, reason, known],
+        );
+    }
+}
+
+#[test]
+fn flags_of_the_kernel_are_for_the_devices_that_run_it() {
+    for (flag, value) in [("--stage", "v0"), ("--barrier", "epoch")] {
         let args = [
             "generate",
             "--model",

@@ -151,6 +151,43 @@ fn the_reference_engine_can_be_chosen() {
 }
 
 #[test]
+fn every_variant_of_the_cpu_engine_writes_the_same() {
+    let mut written = Vec::new();
+    for variant in [
+        "redundant_norm",
+        "block0_norm",
+        "parking",
+        "no_prefetch",
+        "claimed_rows",
+        "pool",
+    ] {
+        let model = [
+            "generate",
+            "--model",
+            "random:tiny",
+            "--prompt-tokens",
+            "1,2,3",
+        ];
+        let mut command = onegrid(&model);
+        command.args(["--device", "cpu", "--threads", "3", "--variant", variant]);
+        command.args([
+            "--temperature",
+            "1",
+            "--max-tokens",
+            "20",
+            "--format",
+            "json",
+        ]);
+        written.push(json_of(command)["tokens"].clone());
+    }
+    assert_eq!(written[0].as_array().unwrap().len(), 20);
+    assert!(
+        written.iter().all(|tokens| *tokens == written[0]),
+        "{written:?}"
+    );
+}
+
+#[test]
 fn parameters_out_of_range_are_wrong_use() {
     for (flag, value, allowed) in [
         ("--temperature", "-1", "from 0 (greedy) up"),

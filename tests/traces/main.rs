@@ -18,9 +18,7 @@ use onegrid::sampling::SamplingParams;
 fn cpu(config: &ModelConfig, threads: usize, sequences: usize) -> CpuEngine {
     let options = CpuOptions {
         threads: NonZeroUsize::new(threads),
-        context: 200,
-        sequences,
-        kernels: None,
+        ..CpuOptions::new(200, sequences)
     };
     CpuEngine::new(ladder::weights(config).unwrap(), &options).unwrap()
 }

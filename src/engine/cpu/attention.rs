@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::crew::{Crew, Then};
 use super::forward::Token;
 use super::kernels::Kernels;
 use super::kernels::product::Product;
@@ -113,27 +114,62 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// From Q, K and V of every column to what its heads attended to, with `barrier` between, and
-    /// with a call of `ahead` (0, 1, 2, ...) now and then, for memory not to lie idle.
+    /// From Q, K and V of every column to what its heads attended to. `ahead` is called now and then with
+    /// steps 0.., 20.., 40.., for memory not to lie idle.
     pub fn run(
+        &self,
+        crew: &impl Crew,
+        layer: usize,
+        weights: &LayerWeights,
+        ahead: impl Fn(&Member, Range<usize>) + Sync,
+        then: Then,
+    ) {
+        let heads = self.tokens.len() * self.config.kv_heads;
+        let ahead = |member: &Member, done: usize| {
+            ahead(member, done * STEPS_A_TASK..(done + 1) * STEPS_A_TASK);
+        };
+        let append = |member: &Member| self.append_share(member, layer, weights, &ahead);
+        let attend = |member: &Member| self.attend_share(member, layer, &ahead);
+        let merge = |member: &Member| {
+            for index in member.share(heads) {
+                self.merge(index / self.config.kv_heads, index % self.config.kv_heads);
+            }
+        };
+        let then_attended = if self.plan.split { Then::Part } else { then };
+        if self.plan.whole {
+            let both = |member: &Member| {
+                append(member);
+                attend(member);
+            };
+            crew.run(both, then_attended);
+        } else {
+            crew.run(append, Then::Part);
+            crew.run(attend, then_attended);
+        }
+        if self.plan.split {
+            crew.run(merge, then);
+        }
+    }
+
+    /// Appends this member's share of keys and values; `ahead` is told how many there were.
+    fn append_share(
         &self,
         member: &Member,
         layer: usize,
         weights: &LayerWeights,
-        barrier: impl Fn(),
-        ahead: impl Fn(usize),
+        ahead: &impl Fn(&Member, usize),
     ) {
-        let mut steps = 0..;
-        let mut ahead = || steps.by_ref().take(STEPS_A_TASK).for_each(&ahead);
         let kv_heads = self.config.kv_heads;
-        let heads = self.tokens.len() * kv_heads;
-        for index in member.share(heads) {
+        let share = member.share(self.tokens.len() * kv_heads);
+        for (done, index) in share.enumerate() {
             self.append(layer, weights, index / kv_heads, index % kv_heads);
-            ahead();
+            ahead(member, done);
         }
-        if !self.plan.whole {
-            barrier();
-        }
+    }
+
+    /// Attends to this member's share of the tasks; `ahead` is told how many there were, appended keys
+    /// among them.
+    fn attend_share(&self, member: &Member, layer: usize, ahead: &impl Fn(&Member, usize)) {
         let scratch = self.workspace.scratch(member.index);
         let tasks = &self.plan.tasks;
         if self.plan.uneven {
@@ -141,17 +177,13 @@ impl Attention<'_> {
             for task in tasks.iter().skip(member.index).step_by(member.count()) {
                 self.attend(scratch, layer, task);
             }
-        } else {
-            for task in &tasks[member.share(tasks.len())] {
-                self.attend(scratch, layer, task);
-                ahead();
-            }
+            return;
         }
-        if self.plan.split {
-            barrier();
-            for index in member.share(heads) {
-                self.merge(index / kv_heads, index % kv_heads);
-            }
+        let heads = self.tokens.len() * self.config.kv_heads;
+        let appended = member.share(heads).len();
+        for (done, task) in (appended..).zip(&tasks[member.share(tasks.len())]) {
+            self.attend(scratch, layer, task);
+            ahead(member, done);
         }
     }
 

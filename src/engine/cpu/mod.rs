@@ -1,20 +1,25 @@
 //! The megakernel's design on CPU cores: one persistent team, fixed row ranges, a spinning
 //! barrier, redundant RMSNorm, columns, and no allocation per token.
 //!
-//! - [`team`]: the threads and their barrier
-//! - [`forward`]: the forward pass as every member runs it
+//! - [`variant`]: what each of these is compared with
+//! - [`team`], [`crew`]: the threads and their barrier, and how they run the parts of a pass
+//! - [`rows`]: which rows a member computes
+//! - [`forward`]: the forward pass as parts that every member runs
 //! - [`attention`]: its attention
 //! - [`kernels`]: the arithmetic, by instruction set
 //! - [`workspace`], [`kv_cache`], [`buffer`]: memory
 
 pub mod attention;
 pub mod buffer;
+pub mod crew;
 pub mod forward;
 pub mod kernels;
 pub mod kv_cache;
+pub mod rows;
 pub mod team;
 #[cfg(test)]
 mod tests;
+pub mod variant;
 pub mod workspace;
 
 use std::num::NonZeroUsize;
@@ -22,10 +27,13 @@ use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use attention::{Attention, AttentionPlan, SPLIT};
-use forward::{Forward, NotFinite, STREAMED_COLUMNS, Token};
+use crew::Threads;
+use forward::{Forward, Job, NotFinite, STREAMED_COLUMNS, Token};
 use kernels::Kernels;
 use kv_cache::{Half, KvCache};
-use team::{Member, Team};
+use rows::RowDivision;
+use team::Waiting;
+pub use variant::CpuVariant;
 use workspace::Workspace;
 
 use super::decode_loop::{self, Column, Head, STEP_COLUMNS, Step};
@@ -53,13 +61,30 @@ pub struct CpuOptions {
     pub sequences: usize,
     /// The kernels by name; `None` takes the best that the processor runs.
     pub kernels: Option<String>,
+    /// How a pass is run.
+    pub variant: CpuVariant,
+}
+
+impl CpuOptions {
+    /// The defaults, for `sequences` sequences of up to `context` positions.
+    pub fn new(context: usize, sequences: usize) -> Self {
+        Self {
+            threads: None,
+            context,
+            sequences,
+            kernels: None,
+            variant: CpuVariant::default(),
+        }
+    }
 }
 
 /// The engine for CPU cores.
 pub struct CpuEngine {
     weights: Weights,
     kernels: Kernels,
-    team: Team,
+    variant: CpuVariant,
+    threads: Threads,
+    rows: RowDivision,
     workspace: Workspace,
     cache: KvCache,
     sequences: Sequences,
@@ -88,28 +113,44 @@ impl CpuEngine {
         let weights = weights.into_bf16();
         let config = &weights.config;
         let &CpuOptions {
-            context, sequences, ..
+            context,
+            sequences,
+            variant,
+            ..
         } = options;
         let book = Sequences::new(config, context, sequences)?;
         let kernels = kernels::choose(options.kernels.as_deref())?;
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let team = Team::new(options.threads.unwrap_or_else(cores))?;
+        let count = options.threads.unwrap_or_else(cores);
+        let threads = match variant {
+            CpuVariant::Pool => Threads::pool(count)?,
+            CpuVariant::Parking => Threads::team(count, Waiting::Parking)?,
+            _ => Threads::team(count, Waiting::Spinning)?,
+        };
         let columns = PREFILL_CHUNK.min(context);
         let columns = columns.max(sequences).max(STEP_COLUMNS);
         Ok(Self {
-            kernels,
-            workspace: Workspace::new(config, columns, sequences, context, team.threads())?,
+            kernels: match variant {
+                CpuVariant::NoPrefetch => kernels.without_prefetch(),
+                _ => kernels,
+            },
+            variant,
+            rows: match variant {
+                CpuVariant::ClaimedRows => RowDivision::claimed(config.layers),
+                _ => RowDivision::fixed(),
+            },
+            workspace: Workspace::new(config, columns, sequences, context, threads.count())?,
             cache: KvCache::new(config, context, sequences)?,
             sequences: book,
             tokens: Vec::with_capacity(columns),
             wanted: Vec::with_capacity(columns),
             plan: AttentionPlan::new(config, columns, sequences, context),
             not_finite: NotFinite::default(),
-            promoter: Promoter::new(&weights, team.threads()),
+            promoter: Promoter::new(&weights, threads.count()),
             step_time: Duration::ZERO,
             work: Work::default(),
             recorder: None,
-            team,
+            threads,
             weights,
         })
     }
@@ -119,8 +160,13 @@ impl CpuEngine {
         &self.weights
     }
 
+    /// How a pass is run.
+    pub fn variant(&self) -> CpuVariant {
+        self.variant
+    }
+
     /// Runs `job` on every member.
-    fn run(&mut self, job: impl Fn(&Forward, &Member) + Sync) {
+    fn run(&mut self, job: Job) {
         let attention = Attention {
             config: &self.weights.config,
             kernels: &self.kernels,
@@ -129,26 +175,19 @@ impl CpuEngine {
             tokens: &self.tokens,
             plan: &self.plan,
         };
-        let trace = self.recorder.as_ref().filter(|trace| trace.is_recording());
         let forward = Forward {
             weights: &self.weights,
             kernels: &self.kernels,
             workspace: &self.workspace,
             attention: &attention,
             columns: &self.tokens,
+            rows: &self.rows,
+            has_shared_norms: self.variant == CpuVariant::Block0Norm,
             not_finite: &self.not_finite,
-            trace,
+            trace: self.recorder.as_ref().filter(|trace| trace.is_recording()),
         };
-        self.team.run(&|member| {
-            if let Some(trace) = trace {
-                trace.resume(member.index);
-            }
-            job(&forward, member);
-        });
-        if let Some(trace) = trace {
-            // This thread is member 0, and waited for the others.
-            trace.waited(0, trace.wait_begins(0));
-        }
+        self.rows.free_all(self.threads.count());
+        self.threads.run(&forward, job);
     }
 
     /// Tells the recorder, where there is one, that the columns that were set are a step.
@@ -171,17 +210,12 @@ impl CpuEngine {
         let wanted = std::mem::take(&mut self.wanted);
         let mut batches = wanted.chunks(STREAMED_COLUMNS);
         let first = batches.next().unwrap_or(&[]);
-        self.run(|forward, member| {
-            forward.layers(member, !first.is_empty());
-            forward.head(member, first);
-            for (index, column) in columns.iter().enumerate() {
-                if let Head::Rows(tokens) = column.head {
-                    forward.head_rows(member, index, tokens);
-                }
-            }
+        self.run(Job::Pass {
+            head: first,
+            columns,
         });
         for batch in batches {
-            self.head(batch);
+            self.run(Job::Head(batch));
         }
         self.wanted = wanted;
         self.check_finite()?;
@@ -211,8 +245,8 @@ impl CpuEngine {
         while let Some(promoter) = &mut self.promoter
             && started.elapsed() < self.step_time
         {
-            let team = &mut self.team;
-            if !promoter.advance(|copy| team.run(&|_| copy())) {
+            let threads = &mut self.threads;
+            if !promoter.advance(|copy| threads.on_each(copy)) {
                 self.promoter = None;
             }
         }
@@ -228,11 +262,6 @@ impl CpuEngine {
                 Err(EngineError::not_finite_before(norm, layers, position))
             }
         }
-    }
-
-    /// Runs up to [`STREAMED_COLUMNS`] columns of the last pass through the head.
-    fn head(&mut self, columns: &[usize]) {
-        self.run(|forward, member| forward.head(member, columns));
     }
 
     /// Makes `tokens` the columns of the next pass; of those at `wanted` the logits are.
@@ -310,13 +339,13 @@ impl Step for CpuEngine {
     }
 }
 
-/// Events of one thread in one pass at most: a phase and a wait of each of a layer's five, waits within
-/// them (for a norm, for a packed input, within attention), the embedding, the head in pieces, and a
-/// token of each sequence.
+/// Events of one thread in one pass at most: of each layer 13 parts (five phases, two norms, four packed
+/// inputs, and attention in three), each with a wait; the embedding, the head in pieces, each with a norm
+/// before it, and a token of each sequence.
 fn most_events(layers: usize, sequences: usize) -> usize {
-    let of_layer = 5 * 2 + 8;
+    let of_layer = 13 * 2;
     let heads = PREFILL_CHUNK.max(sequences).div_ceil(STREAMED_COLUMNS) + STEP_COLUMNS;
-    layers * of_layer + 2 + 2 * heads + sequences
+    layers * of_layer + 2 + 4 * heads + sequences
 }
 
 impl FillPast for CpuEngine {
@@ -359,9 +388,10 @@ impl Engine for CpuEngine {
             name: "cpu",
             sequences: self.sequences.count(),
             context: self.sequences.context(),
-            threads: self.team.threads(),
+            threads: self.threads.count(),
             host_bound: true,
             kernels: self.kernels.name,
+            variant: (self.variant != CpuVariant::default()).then(|| self.variant.name()),
         }
     }
 
@@ -420,7 +450,7 @@ impl Engine for CpuEngine {
             self.pass(&[])?;
             let all: Vec<usize> = (0..chunk.len()).collect();
             for columns in all.chunks(STREAMED_COLUMNS) {
-                self.head(columns);
+                self.run(Job::Head(columns));
                 self.check_finite()?;
                 let slots = self.workspace.head_slots.as_mut_slice();
                 for (&column, logits) in columns.iter().zip(slots.chunks(size)) {
@@ -446,7 +476,7 @@ impl Engine for CpuEngine {
     fn start_trace(&mut self, steps: usize) -> Result<(), EngineError> {
         let layers = self.weights.config.layers;
         let events = most_events(layers, self.sequences.count());
-        self.recorder = Some(Recorder::new(self.team.threads(), steps, events)?);
+        self.recorder = Some(Recorder::new(self.threads.count(), steps, events)?);
         Ok(())
     }
 

@@ -489,6 +489,8 @@ impl<D: Device> Engine for MegakernelEngine<D> {
             threads: (pass.blocks * pass.threads) as usize,
             host_bound: false,
             kernels: self.options.variant.name(),
+            variant: (self.options.variant != Variant::default())
+                .then(|| self.options.variant.name()),
         }
     }
 

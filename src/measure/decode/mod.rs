@@ -361,6 +361,7 @@ impl Subject {
             engine: capabilities.name.to_owned(),
             model: model.to_owned(),
             kernels: capabilities.kernels.to_owned(),
+            engine_variant: capabilities.variant.map(str::to_owned),
             threads: capabilities.threads,
             batch: plan.batch,
             prompt_tokens: plan.prompt_tokens,

@@ -31,6 +31,9 @@ pub struct Run {
     pub model: String,
     /// The instruction set of the engine's kernels.
     pub kernels: String,
+    /// The engine's variant, where it is not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_variant: Option<String>,
     /// Threads that computed.
     pub threads: usize,
     /// Sequences that decoded together.
@@ -81,6 +84,16 @@ pub struct Run {
     pub prompt: Vec<Vec<TokenId>>,
     /// What was decoded: `[sequence][token]`.
     pub tokens: Vec<Vec<TokenId>>,
+}
+
+impl Run {
+    /// The engine, with its variant where that is not the default.
+    pub fn engine_name(&self) -> String {
+        match &self.engine_variant {
+            None => self.engine.clone(),
+            Some(variant) => format!("{}, {variant}", self.engine),
+        }
+    }
 }
 
 /// The run that a user meets who has just started the program.
@@ -263,7 +276,7 @@ fn fields() -> impl Iterator<Item = Field> {
     };
     [
         text("model", true, |run| Cell::text(&run.model)),
-        text("engine", true, |run| Cell::text(&run.engine)),
+        text("engine", true, |run| Cell::text(run.engine_name())),
         text("kernels", false, |run| Cell::text(&run.kernels)),
         number("threads", "", false, |run| {
             Cell::number(run.threads as f64, 0)

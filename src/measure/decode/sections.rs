@@ -75,12 +75,13 @@ impl Report {
     ) -> Chart {
         let label = |run: &Run| {
             // Only where it tells runs apart.
-            let same = |other: &&Run| other.model == run.model && other.engine == run.engine;
+            let engine = run.engine_name();
+            let same = |other: &&Run| other.model == run.model && other.engine_name() == engine;
             match self.runs.iter().filter(same).count() {
-                1 => format!("{}, {}", run.model, run.engine),
+                1 => format!("{}, {engine}", run.model),
                 _ => format!(
-                    "{}, {} ({}, {} threads)",
-                    run.model, run.engine, run.kernels, run.threads
+                    "{}, {engine} ({}, {} threads)",
+                    run.model, run.kernels, run.threads
                 ),
             }
         };
@@ -165,7 +166,7 @@ fn phases(run: &Run, phases: &[PhaseTime]) -> Section {
             Cell::number(phase.bytes * 1e-3 / time(phase), 1),
         ]);
     }
-    let name = format!("{}, {}", run.model, run.engine);
+    let name = format!("{}, {}", run.model, run.engine_name());
     Section {
         heading: format!("A step by phase: {name}"),
         text: vec![

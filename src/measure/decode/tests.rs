@@ -42,9 +42,7 @@ fn plan() -> DecodePlan {
 fn cpu(plan: &DecodePlan) -> Subject {
     let options = CpuOptions {
         threads: NonZeroUsize::new(2),
-        context: plan.context(),
-        sequences: plan.batch,
-        kernels: None,
+        ..CpuOptions::new(plan.context(), plan.batch)
     };
     subject(CpuEngine::new(weights(), &options).unwrap())
 }

@@ -6,16 +6,16 @@ use half::bf16;
 
 use super::simd::Simd;
 
-/// AVX2 and FMA.
+/// AVX2 and FMA. Without `PREFETCH` nothing is fetched ahead.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2;
+pub struct Avx2<const PREFETCH: bool>;
 
 // SAFETY: whoever calls checked for AVX2 and FMA, and passes pointers valid for eight lanes.
 #[allow(
     clippy::undocumented_unsafe_blocks,
     reason = "each is the trait's contract"
 )]
-unsafe impl Simd for Avx2 {
+unsafe impl<const PREFETCH: bool> Simd for Avx2<PREFETCH> {
     const LANES: usize = 8;
     const TILE_COLUMNS: usize = 4;
     const PANEL_ROWS: usize = 6;
@@ -141,11 +141,15 @@ unsafe impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
-        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+        if PREFETCH {
+            unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+        }
     }
 
     #[inline(always)]
     unsafe fn prefetch_far(at: *const u8) {
-        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
+        if PREFETCH {
+            unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
+        }
     }
 }

@@ -6,16 +6,16 @@ use half::bf16;
 
 use super::simd::Simd;
 
-/// AVX-512 F, BW, DQ and VL.
+/// AVX-512 F, BW, DQ and VL. Without `PREFETCH` nothing is fetched ahead.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512;
+pub struct Avx512<const PREFETCH: bool>;
 
 // SAFETY: whoever calls checked for AVX-512, and passes pointers valid for sixteen lanes.
 #[allow(
     clippy::undocumented_unsafe_blocks,
     reason = "each is the trait's contract"
 )]
-unsafe impl Simd for Avx512 {
+unsafe impl<const PREFETCH: bool> Simd for Avx512<PREFETCH> {
     const LANES: usize = 16;
     const TILE_COLUMNS: usize = 8;
     const PANEL_ROWS: usize = 12;
@@ -129,11 +129,15 @@ unsafe impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
-        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+        if PREFETCH {
+            unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) }
+        }
     }
 
     #[inline(always)]
     unsafe fn prefetch_far(at: *const u8) {
-        unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
+        if PREFETCH {
+            unsafe { _mm_prefetch(at.cast(), _MM_HINT_T1) }
+        }
     }
 }

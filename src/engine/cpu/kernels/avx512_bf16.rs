@@ -46,22 +46,22 @@ pub unsafe fn pack(p: &Packing) {
     }
 }
 
-/// The product with one panel that [`pack`] made.
+/// The product with one panel that [`pack`] made; without `PREFETCH` no row is fetched ahead.
 ///
 /// # Safety
 /// The processor must have AVX-512 with BF16, and `p` must describe memory that is there.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-pub unsafe fn product(p: &PanelProduct) {
+pub unsafe fn product<const PREFETCH: bool>(p: &PanelProduct) {
     const ROWS: usize = 12;
     let mut done = 0;
     // SAFETY: rows are counted here.
     unsafe {
         while done + ROWS <= p.rows {
-            rows::<ROWS>(p, done);
+            rows::<PREFETCH, ROWS>(p, done);
             done += ROWS;
         }
         while done < p.rows {
-            rows::<1>(p, done);
+            rows::<PREFETCH, 1>(p, done);
             done += 1;
         }
     }
@@ -70,13 +70,13 @@ pub unsafe fn product(p: &PanelProduct) {
 /// # Safety
 /// As [`product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn rows<const R: usize>(p: &PanelProduct, row: usize) {
+unsafe fn rows<const PREFETCH: bool, const R: usize>(p: &PanelProduct, row: usize) {
     // SAFETY: passed on to the caller.
     unsafe {
         if p.columns > LANES {
-            block::<R, 2>(p, row);
+            block::<PREFETCH, R, 2>(p, row);
         } else {
-            block::<R, 1>(p, row);
+            block::<PREFETCH, R, 1>(p, row);
         }
     }
 }
@@ -84,7 +84,10 @@ unsafe fn rows<const R: usize>(p: &PanelProduct, row: usize) {
 /// # Safety
 /// As [`product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn block<const R: usize, const V: usize>(p: &PanelProduct, row: usize) {
+unsafe fn block<const PREFETCH: bool, const R: usize, const V: usize>(
+    p: &PanelProduct,
+    row: usize,
+) {
     /// Pairs in a cache line of weights.
     const LINE_PAIRS: usize = 16;
     // SAFETY: pairs stay inside the rows, registers inside the panel; a last weight without a
@@ -104,7 +107,7 @@ unsafe fn block<const R: usize, const V: usize>(p: &PanelProduct, row: usize) {
         };
         let rows: [*const bf16; R] = std::array::from_fn(|r| p.matrix.add((row + r) * p.k));
         for pair in 0..p.k / PAIR {
-            if pair % LINE_PAIRS == 0 {
+            if PREFETCH && pair % LINE_PAIRS == 0 {
                 for row in rows {
                     let next = row.wrapping_add(R * p.k + pair * PAIR);
                     _mm_prefetch(next.cast(), _MM_HINT_T1);
@@ -117,6 +120,6 @@ unsafe fn block<const R: usize, const V: usize>(p: &PanelProduct, row: usize) {
             let last = rows.map(|row| i32::from((*row.add(p.k - 1)).to_bits()));
             turn(p.k / PAIR, last);
         }
-        write::<Avx512, R, V>(p, row, 0, &sums);
+        write::<Avx512<PREFETCH>, R, V>(p, row, 0, &sums);
     }
 }

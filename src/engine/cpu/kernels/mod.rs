@@ -69,25 +69,52 @@ pub struct Kernels {
     pub narrow: unsafe fn(*const f32, *mut bf16, usize),
     /// Asks for some cache lines, into the second-level cache.
     pub prefetch: unsafe fn(*const u8, usize),
+    /// The functions that fetch ahead, as they are without that.
+    unfetched: Unfetched,
 }
 
-/// Makes the table of a path: every kernel of [`simd`] compiled for its instruction set.
+/// Products that fetch nothing ahead.
+#[derive(Clone, Copy, Debug)]
+struct Unfetched {
+    stream: unsafe fn(&Product),
+    panel_product: unsafe fn(&PanelProduct),
+}
+
+impl Kernels {
+    /// The same arithmetic with nothing fetched ahead, for comparison.
+    pub fn without_prefetch(self) -> Self {
+        /// # Safety
+        /// None is needed: it does nothing.
+        unsafe fn nothing(_at: *const u8, _lines: usize) {}
+        Self {
+            stream: self.unfetched.stream,
+            panel_product: self.unfetched.panel_product,
+            prefetch: nothing,
+            ..self
+        }
+    }
+}
+
+/// Makes the table of a path: every kernel of [`simd`] compiled for its instruction set, and those that
+/// fetch ahead also without that.
 macro_rules! kernel_set {
-    ($table:ident, $name:literal, $simd:ty $(, $features:literal)?) => {
+    ($table:ident, $name:literal, $path:ident::$set:ident $(, $features:literal)?) => {
         pub(super) const $table: Kernels = {
+            type Set = $path::$set<true>;
+            type UnfetchedSet = $path::$set<false>;
             // SAFETY: all of these pass their caller's promises on, and are only reached through
             // a table that is handed out where the processor has the features.
             $(#[target_feature(enable = $features)])?
             unsafe fn stream(p: &Product) {
-                unsafe { product::stream::<$simd>(p) }
+                unsafe { product::stream::<Set>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn pair(x: *const f32, out: *mut f32, len: usize) {
-                unsafe { product::pair::<$simd>(x, out, len) }
+                unsafe { product::pair::<Set>(x, out, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn cached(p: &Product) {
-                unsafe { product::matmul::<$simd, false>(p) }
+                unsafe { product::matmul::<Set, false>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn pack(p: &Packing) {
@@ -95,31 +122,41 @@ macro_rules! kernel_set {
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn panel_product(p: &PanelProduct) {
-                unsafe { panel::product::<$simd, { <$simd as simd::Simd>::PANEL_ROWS }>(p) }
+                unsafe { panel::product::<Set, { <Set as simd::Simd>::PANEL_ROWS }>(p) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn stream_unfetched(p: &Product) {
+                unsafe { product::stream::<UnfetchedSet>(p) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn panel_product_unfetched(p: &PanelProduct) {
+                unsafe {
+                    panel::product::<UnfetchedSet, { <Set as simd::Simd>::PANEL_ROWS }>(p)
+                }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn row_sum(p: &RowSum) {
-                unsafe { row_sum::row_sum::<$simd>(p) }
+                unsafe { row_sum::row_sum::<Set>(p) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn sum_of_squares(x: *const f32, len: usize) -> f32 {
-                unsafe { elementwise::sum_of_squares::<$simd>(x, len) }
+                unsafe { elementwise::sum_of_squares::<Set>(x, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn scale_by(x: *const f32, s: f32, w: *const f32, out: *mut f32, len: usize) {
-                unsafe { elementwise::scale_by::<$simd>(x, s, w, out, len) }
+                unsafe { elementwise::scale_by::<Set>(x, s, w, out, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn exp_and_sum(x: *mut f32, len: usize, scale: f32) -> (f32, f32) {
-                unsafe { elementwise::exp_and_sum::<$simd>(x, len, scale) }
+                unsafe { elementwise::exp_and_sum::<Set>(x, len, scale) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn silu_mul(gate: *mut f32, up: *const f32, len: usize) {
-                unsafe { elementwise::silu_mul::<$simd>(gate, up, len) }
+                unsafe { elementwise::silu_mul::<Set>(gate, up, len) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn rotate(head: *mut f32, cos: *const f32, sin: *const f32, half: usize) {
-                unsafe { elementwise::rotate::<$simd>(head, cos, sin, half) }
+                unsafe { elementwise::rotate::<Set>(head, cos, sin, half) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn narrow(from: *const f32, to: *mut bf16, len: usize) {
@@ -128,7 +165,7 @@ macro_rules! kernel_set {
             $(#[target_feature(enable = $features)])?
             unsafe fn prefetch(at: *const u8, lines: usize) {
                 for line in 0..lines {
-                    unsafe { <$simd as simd::Simd>::prefetch_far(at.wrapping_add(line * simd::LINE)) }
+                    unsafe { <Set as simd::Simd>::prefetch_far(at.wrapping_add(line * simd::LINE)) }
                 }
             }
             Kernels {
@@ -147,6 +184,10 @@ macro_rules! kernel_set {
                 rotate,
                 narrow,
                 prefetch,
+                unfetched: Unfetched {
+                    stream: stream_unfetched,
+                    panel_product: panel_product_unfetched,
+                },
             }
         };
     };
@@ -171,7 +212,11 @@ mod tables {
         name: "avx512-bf16",
         rounds_panels: true,
         pack: avx512_bf16::pack,
-        panel_product: avx512_bf16::product,
+        panel_product: avx512_bf16::product::<true>,
+        unfetched: Unfetched {
+            panel_product: avx512_bf16::product::<false>,
+            ..AVX512.unfetched
+        },
         ..AVX512
     };
     #[cfg(target_arch = "aarch64")]

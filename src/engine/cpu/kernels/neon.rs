@@ -6,9 +6,9 @@ use half::bf16;
 
 use super::simd::Simd;
 
-/// NEON, which every 64-bit Arm processor has.
+/// NEON, which every 64-bit Arm processor has. Without `PREFETCH` nothing is fetched ahead.
 #[derive(Clone, Copy, Debug)]
-pub struct Neon;
+pub struct Neon<const PREFETCH: bool>;
 
 // SAFETY: NEON is part of the base architecture; pointers are valid for four lanes.
 #[allow(
@@ -19,7 +19,7 @@ pub struct Neon;
     unused_unsafe,
     reason = "some of these intrinsics are safe, by compiler version"
 )]
-unsafe impl Simd for Neon {
+unsafe impl<const PREFETCH: bool> Simd for Neon<PREFETCH> {
     const LANES: usize = 4;
     const TILE_COLUMNS: usize = 8;
     const PANEL_ROWS: usize = 12;
@@ -126,17 +126,21 @@ unsafe impl Simd for Neon {
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at,
-                options(nostack, readonly, preserves_flags));
+        if PREFETCH {
+            unsafe {
+                std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at,
+                    options(nostack, readonly, preserves_flags));
+            }
         }
     }
 
     #[inline(always)]
     unsafe fn prefetch_far(at: *const u8) {
-        unsafe {
-            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at,
-                options(nostack, readonly, preserves_flags));
+        if PREFETCH {
+            unsafe {
+                std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at,
+                    options(nostack, readonly, preserves_flags));
+            }
         }
     }
 }

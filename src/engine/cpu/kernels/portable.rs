@@ -4,9 +4,9 @@ use half::bf16;
 
 use super::simd::{Simd, widen};
 
-/// Eight lanes of plain Rust.
+/// Eight lanes of plain Rust, which has no prefetch: the two are the same.
 #[derive(Clone, Copy, Debug)]
-pub struct Portable;
+pub struct Portable<const PREFETCH: bool>;
 
 const LANES: usize = 8;
 type Lanes = [f32; LANES];
@@ -17,7 +17,7 @@ fn zip(a: Lanes, b: Lanes, each: impl Fn(f32, f32) -> f32) -> Lanes {
 }
 
 // SAFETY: no instruction beyond the baseline is used; pointers are read unaligned.
-unsafe impl Simd for Portable {
+unsafe impl<const PREFETCH: bool> Simd for Portable<PREFETCH> {
     const LANES: usize = LANES;
     const TILE_COLUMNS: usize = 4;
     const PANEL_ROWS: usize = 4;

@@ -1,5 +1,7 @@
 //! The CPU engine against the reference engine, on random weights of odd shapes.
 
+mod variants;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -64,9 +66,8 @@ fn weights(config: &ModelConfig) -> Weights {
 fn engine(config: &ModelConfig, threads: usize, sequences: usize, kernels: &str) -> CpuEngine {
     let options = CpuOptions {
         threads: NonZeroUsize::new(threads),
-        context: 700,
-        sequences,
         kernels: Some(kernels.into()),
+        ..CpuOptions::new(700, sequences)
     };
     let mut engine = CpuEngine::new(weights(config), &options).expect("an engine");
     engine.cache.poison();
@@ -386,12 +387,7 @@ fn misuse_is_an_error_and_changes_nothing() {
     assert!(error(decode(&mut engine, &[request(0), request(0)])).contains("twice"));
     decode(&mut engine, &[request(0)]).unwrap();
     assert!(error(decode(&mut engine, &[request(0)])).contains("no prompt"));
-    let options = CpuOptions {
-        threads: None,
-        context: 2049,
-        sequences: 1,
-        kernels: None,
-    };
+    let options = CpuOptions::new(2049, 1);
     let result = CpuEngine::new(weights(config), &options).map(|_| ());
     assert!(error(result).contains("2048"));
 }
@@ -428,9 +424,7 @@ fn values_that_are_not_finite_are_named_by_layer_and_position() {
         let reference = ReferenceEngine::new(Arc::new(weights.clone()), 700, 1).unwrap();
         let options = CpuOptions {
             threads: NonZeroUsize::new(2),
-            context: 700,
-            sequences: 1,
-            kernels: None,
+            ..CpuOptions::new(700, 1)
         };
         let cpu = CpuEngine::new(weights, &options).unwrap();
         for mut engine in [Box::new(reference) as Box<dyn Engine>, Box::new(cpu)] {
@@ -484,9 +478,7 @@ fn logits_are_the_same_before_during_and_after_the_weights_are_moved() {
             let weights = checkpoint::load(&files, load, &mut |_, _| ()).unwrap();
             let options = CpuOptions {
                 threads: NonZeroUsize::new(threads),
-                context: 64,
-                sequences: 1,
-                kernels: None,
+                ..CpuOptions::new(64, 1)
             };
             CpuEngine::new(weights, &options).unwrap()
         });
@@ -531,9 +523,7 @@ fn prefill_moves_nothing() {
     let weights = checkpoint::load(&files, LoadOptions::default(), &mut |_, _| ()).unwrap();
     let options = CpuOptions {
         threads: NonZeroUsize::new(2),
-        context: 64,
-        sequences: 1,
-        kernels: None,
+        ..CpuOptions::new(64, 1)
     };
     let mut engine = CpuEngine::new(weights, &options).unwrap();
     let before = engine.weights().placement();
