@@ -114,7 +114,7 @@ impl Behind {
         let capabilities = self.engine.capabilities();
         let barrier = |barrier: Barrier| format!("{} barrier", barrier.name());
         let chosen = [
-            choice.variant.map(|variant| variant.name().to_owned()),
+            choice.variant.clone(),
             choice.stage.map(|stage| stage.name().to_owned()),
             choice.barrier.map(barrier),
         ];
