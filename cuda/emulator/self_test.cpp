@@ -95,7 +95,8 @@ void make(char** words) {
     tell.offset = offsetof(OgMailbox, stop_mask);
     tell.payload_bytes = sizeof STOP_MASK;
 
-    const OgCase header{OG_CASE_MAGIC, WEIGHTS_BYTES, layout.bytes, MAILBOX_BYTES, launches + 1, sizeof(OgArguments)};
+    const OgCase header{OG_CASE_MAGIC, WEIGHTS_BYTES, layout.bytes,       MAILBOX_BYTES,
+                        0,             launches + 1,  sizeof(OgArguments)};
     const std::vector<char> zeros(WEIGHTS_BYTES + layout.bytes + MAILBOX_BYTES);
     std::ofstream file(words[7], std::ios::binary);
     write(file, &header, sizeof header);

@@ -7,13 +7,15 @@
 //! - [`models`]: models as plans name them
 //! - [`traces`]: what `--trace` records of them
 //! - [`behind_past`]: engines that decode behind a past, in turns
-//! - [`sync_overhead`], [`optimizations`], [`positions`], [`constraints`], [`quality`], [`energy`]: the experiments themselves
+//! - [`sync_overhead`], [`optimizations`], [`positions`], [`constraints`], [`quality`], [`energy`],
+//!   [`frameworks`]: the experiments themselves
 //!
 //! Tables and charts are made from result files alone, by an experiment's `sections`.
 
 pub mod behind_past;
 pub mod constraints;
 pub mod energy;
+pub mod frameworks;
 pub mod models;
 pub mod optimizations;
 pub mod plan;
@@ -71,6 +73,7 @@ pub static ALL: &[Kind] = &[
     constraints::KIND,
     quality::KIND,
     energy::KIND,
+    frameworks::KIND,
 ];
 
 /// The experiment called `name`.
@@ -252,6 +255,14 @@ pub enum ExperimentError {
     /// A constraint that can't be compiled.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
+    /// Another program that does not do what was asked of it.
+    #[error("{name}: {reason}")]
+    Adapter {
+        /// Its name in the plan.
+        name: String,
+        /// What it did, and its last words.
+        reason: String,
+    },
     /// A file, or a process.
     #[error("{what}: {source}")]
     System {
