@@ -1,6 +1,6 @@
 //! The forward pass, as parts that every member of a [`Crew`] runs.
 //!
-//! [`Forward::layers`] reads like the algorithm: in a phase each member computes its share of rows,
+//! `Forward::layers` reads like the algorithm: in a phase each member computes its share of rows,
 //! heads or columns, and the next phase begins when all have. Activations are f32, sums f32, keys and
 //! values bf16. Nothing depends on the members but who does it, so any number of them, kept in step in
 //! any way, gives the same bits.
