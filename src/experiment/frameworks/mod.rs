@@ -47,6 +47,9 @@ pub const KIND: Kind = Kind {
 /// Where adapters are, from the plan's folder on, unless they are in that folder itself.
 const ADAPTERS: &str = "experiments/frameworks";
 
+/// Time before each turn: threads of the program before it may go on spinning for a while.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// What onegrid is called among the others.
 const OWN: &str = "onegrid";
 
@@ -395,6 +398,8 @@ impl Frameworks {
                     count - 1 - turn
                 }];
                 let runner = &mut contender.runner;
+                std::thread::sleep(PAUSE);
+                watch.check()?;
                 let (reply, taken) = energy::measure(meters.counters(), || {
                     runner.decode(&prompt, plan.new_tokens, watch)
                 });

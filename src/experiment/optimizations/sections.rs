@@ -1,6 +1,6 @@
 //! What the results say: all comparisons at all positions in one table, and each with its speeds.
 
-use super::Found;
+use super::{Found, SideFound};
 use crate::experiment::result::{CellRecord, Missing, list_missing, measured};
 use crate::report::chart::Chart;
 use crate::report::grouping::distinct;
@@ -99,13 +99,11 @@ fn section(comparison: &str, found: &[&Found]) -> Section {
     Section {
         heading: comparison.to_owned(),
         text: vec![format!(
-            "{}: {}, {} columns, over {}, {} columns; {} threads, {} steps a turn. Both gave the same \
-             logits bit for bit at {bits} of {} positions, and else within KL {}.",
+            "{}: {} over {}; {} threads, {} steps a turn. Both gave the same logits bit for bit at {bits} \
+             of {} positions, and else within KL {}.",
             first.model,
-            first.variant.engine,
-            first.variant.columns,
-            first.base.engine,
-            first.base.columns,
+            described(&first.variant),
+            described(&first.base),
             first.variant.threads,
             first.steps,
             found.len(),
@@ -119,6 +117,14 @@ fn section(comparison: &str, found: &[&Found]) -> Section {
             caption: "Medians of the turns, and of the ratios with 95% intervals".into(),
             table: table(found),
         }],
+    }
+}
+
+/// A side in words.
+fn described(side: &SideFound) -> String {
+    match side.columns {
+        1 => side.engine.clone(),
+        columns => format!("{columns} sequences by {}", side.engine),
     }
 }
 
