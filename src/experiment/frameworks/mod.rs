@@ -39,7 +39,7 @@ pub const KIND: Kind = Kind {
     name: "frameworks",
     question: "How fast do others decode the same checkpoint on this machine?",
     plan: include_str!("../../../experiments/frameworks/plan.toml"),
-    has_traces: false,
+    has_traces: true,
     open,
     sections: sections::sections,
 };
@@ -422,6 +422,15 @@ impl Frameworks {
                     .map(|one| one.ok().map(|consumed| consumed.joules))
                     .sum();
                 contender.joules.push(joules.filter(|_| !meters.is_empty()));
+            }
+        }
+        if let (Some(traces), Runner::Own(engine, _)) =
+            (&self.setting.traces, &mut contenders[0].runner)
+        {
+            let what = format!("{}/{OWN}", planned.model);
+            if traces.start(&mut **engine, &what)? {
+                check::decode(&mut **engine, &prompt, plan.new_tokens)?;
+                traces.finish(&mut **engine, &model.name, &what)?;
             }
         }
         let first = plan.prompt_tokens;
