@@ -153,5 +153,7 @@ fn the_plans_that_are_kept_can_be_followed() {
     let itself = include_str!("../../../experiments/optimizations/aa.toml");
     let cells = |plan| opened(plan, "cpu").unwrap().cells().len();
     assert_eq!(cells(itself), 20);
+    let repeated = include_str!("../../../experiments/optimizations/repeated.toml");
+    assert_eq!(cells(repeated), 6);
     assert!(cells(KIND.plan) > 20);
 }
