@@ -88,6 +88,7 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Outcome> {
         engine: args.engine.choice(),
         folder,
         offline: args.offline,
+        results: args.output.clone(),
         traces: traces.clone(),
     };
     let mut experiment = kind.open(&plan, &setting).map_err(to_wrong_use)?;

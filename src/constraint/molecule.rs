@@ -20,6 +20,8 @@ const CLOSE: &str = "[/CONFORMER]";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Molecule {
     smiles: String,
+    /// The regex of a coordinate.
+    coordinate: String,
     /// Whether a coordinate's sign may share a token with the mark before it.
     joined: bool,
 }
@@ -43,6 +45,7 @@ impl Molecule {
         pieces(smiles)?;
         Ok(Self {
             smiles: smiles.to_owned(),
+            coordinate: COORDINATE.to_owned(),
             joined: true,
         })
     }
@@ -55,6 +58,12 @@ impl Molecule {
         self
     }
 
+    /// With `regex` for its coordinates in the place of [`COORDINATE`].
+    pub fn with_coordinate(mut self, regex: &str) -> Self {
+        self.coordinate = regex.to_owned();
+        self
+    }
+
     /// The SMILES.
     pub fn smiles(&self) -> &str {
         &self.smiles
@@ -62,33 +71,53 @@ impl Molecule {
 
     /// Its text as a template. Slots are named `x1`, `y1`, `z1`, `x2`, ... by atom.
     pub fn template(&self) -> Template {
-        let mut segments = Vec::new();
-        let mut text = OPEN.to_owned();
+        self.with_points(|atom, segments| {
+            for (axis, mark) in [("x", ","), ("y", ","), ("z", ">")] {
+                segments.push(Segment::Slot(Slot {
+                    name: format!("{axis}{atom}"),
+                    regex: self.coordinate.clone(),
+                    placeholder: Some(PLACEHOLDER.to_owned()),
+                    joined: self.joined,
+                }));
+                segments.push(Segment::Literal(mark.to_owned()));
+            }
+        })
+    }
+
+    /// Its text as a template with one slot for all that stands between `<` and `>`, as the mask by
+    /// position of 3DMolGen has it. Slots are named `p1`, `p2`, ... by atom; `placeholder` stands for each.
+    pub fn template_of_points(&self, placeholder: &str) -> Template {
+        let coordinate = &self.coordinate;
+        self.with_points(|atom, segments| {
+            segments.push(Segment::Slot(Slot {
+                name: format!("p{atom}"),
+                regex: format!("{coordinate},{coordinate},{coordinate}"),
+                placeholder: Some(placeholder.to_owned()),
+                joined: self.joined,
+            }));
+            segments.push(Segment::Literal(">".to_owned()));
+        })
+    }
+
+    /// Its text, where `point` appends what follows the `<` of an atom, which is counted from 1.
+    fn with_points(&self, point: impl Fn(usize, &mut Vec<Segment>)) -> Template {
+        let mut segments = vec![Segment::Literal(OPEN.to_owned())];
         let mut atoms = 0;
         for piece in pieces(&self.smiles).expect("checked when it was made") {
             match piece {
-                Piece::Mark(mark) => text.push_str(mark),
+                Piece::Mark(mark) => segments.push(Segment::Literal(mark.to_owned())),
                 Piece::Atom(atom) => {
                     atoms += 1;
-                    let bracketed = atom.starts_with('[');
-                    text.push_str(if bracketed { "" } else { "[" });
-                    text.push_str(atom);
-                    text.push_str(if bracketed { "<" } else { "]<" });
-                    for (axis, mark) in [("x", ","), ("y", ","), ("z", ">")] {
-                        segments.push(Segment::Literal(std::mem::take(&mut text)));
-                        segments.push(Segment::Slot(Slot {
-                            name: format!("{axis}{atoms}"),
-                            regex: COORDINATE.to_owned(),
-                            placeholder: Some(PLACEHOLDER.to_owned()),
-                            joined: self.joined,
-                        }));
-                        text.push_str(mark);
-                    }
+                    let bracketed = match atom.starts_with('[') {
+                        true => format!("{atom}<"),
+                        false => format!("[{atom}]<"),
+                    };
+                    segments.push(Segment::Literal(bracketed));
+                    point(atoms, &mut segments);
                 }
             }
         }
-        text.push_str(CLOSE);
-        segments.push(Segment::Literal(text));
+        segments.push(Segment::Literal(CLOSE.to_owned()));
         Template::new(segments).expect("no literal is empty and no name comes twice")
     }
 }
@@ -188,6 +217,31 @@ mod tests {
             let expected = format!("[CONFORMER]{expected}[/CONFORMER]").replace('*', point);
             assert_eq!(text(smiles), expected);
         }
+    }
+
+    #[test]
+    fn a_point_can_be_one_slot() {
+        let molecule = Molecule::new("CO").unwrap().with_coordinate("[0-9]");
+        let template = molecule.template_of_points("0,0,0");
+        let slot = |name: &str| {
+            Segment::Slot(Slot {
+                name: name.into(),
+                regex: "[0-9],[0-9],[0-9]".into(),
+                placeholder: Some("0,0,0".into()),
+                joined: true,
+            })
+        };
+        let literal = |text: &str| Segment::Literal(text.into());
+        assert_eq!(
+            template.segments(),
+            [
+                literal("[CONFORMER][C]<"),
+                slot("p1"),
+                literal(">[O]<"),
+                slot("p2"),
+                literal(">[/CONFORMER]"),
+            ]
+        );
     }
 
     #[test]

@@ -117,6 +117,15 @@ impl Template {
         }
     }
 
+    /// The regex of a whole text: what tables made from the segments can be judged by.
+    pub fn pattern(&self) -> String {
+        let patterns = self.segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => regex_syntax::escape(text),
+            Segment::Slot(slot) => format!("(?:{})", slot.regex),
+        });
+        patterns.collect()
+    }
+
     /// Its parts; no two neighbours are literals.
     pub fn segments(&self) -> &[Segment] {
         &self.segments

@@ -7,8 +7,9 @@
 //! - [`models`]: models as plans name them
 //! - [`traces`]: what `--trace` records of them
 //! - [`behind_past`]: engines that decode behind a past, in turns
-//! - [`sync_overhead`], [`optimizations`], [`positions`], [`constraints`], [`quality`], [`energy`],
-//!   [`frameworks`]: the experiments themselves
+//! - [`reference_check`]: texts held against the reference engine
+//! - [`sync_overhead`], [`optimizations`], [`positions`], [`constraints`], [`molecules`], [`quality`],
+//!   [`energy`], [`frameworks`]: the experiments themselves
 //!
 //! Tables and charts are made from result files alone, by an experiment's `sections`.
 
@@ -17,10 +18,12 @@ pub mod constraints;
 pub mod energy;
 pub mod frameworks;
 pub mod models;
+pub mod molecules;
 pub mod optimizations;
 pub mod plan;
 pub mod positions;
 pub mod quality;
+pub mod reference_check;
 pub mod result;
 pub mod run;
 pub mod sync_overhead;
@@ -71,6 +74,7 @@ pub static ALL: &[Kind] = &[
     optimizations::KIND,
     positions::KIND,
     constraints::KIND,
+    molecules::KIND,
     quality::KIND,
     energy::KIND,
     frameworks::KIND,
@@ -108,6 +112,8 @@ pub struct Setting {
     pub folder: PathBuf,
     /// Whether to use downloaded models alone.
     pub offline: bool,
+    /// The folder that the result goes to, for what is too long for the result itself.
+    pub results: PathBuf,
     /// Traces to record, one of each engine of each cell, in runs that are not timed.
     pub traces: Option<Traces>,
 }

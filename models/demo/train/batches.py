@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 PROMPT_WEIGHT = 0.1
 STRUCTURE_WEIGHT = 2.0
 NUMBER_WEIGHT = 1.0
-# Of the second, third and fourth decimal.
-DECIMAL_WEIGHTS = (0.5, 0.2, 0.1)
+# Of each decimal; a token of several counts as its first.
+DECIMAL_WEIGHTS = (NUMBER_WEIGHT, 0.5, 0.2, 0.1)
 # A padded position is never a target.
 PADDING_WEIGHT = 0.0
 # Tokenised in pieces, whose lists of Python integers would together take gigabytes.
@@ -47,11 +47,20 @@ class Corpus:
         weights = np.full(len(self.ids), STRUCTURE_WEIGHT, np.float32)
         for separator in (",", ",-"):
             weights[self.ids == id_of(separator)] = NUMBER_WEIGHT
+        digits = np.zeros(len(tokenizer), np.int64)
+        for token, token_id in tokenizer.get_vocab().items():
+            digits[token_id] = len(token) if token.isdecimal() else 0
         points = np.flatnonzero(self.ids == id_of("."))
-        for offset in (-1, 0, 1):
+        for offset in (-1, 0):
             weights[points + offset] = NUMBER_WEIGHT
-        for offset, weight in enumerate(DECIMAL_WEIGHTS, start=2):
-            weights[points + offset] = weight
+        at, decimals = points + 1, np.zeros_like(points)
+        for _ in DECIMAL_WEIGHTS:
+            # The numbers that have a token of decimals here.
+            more = digits[self.ids[at]] > 0
+            at, decimals = at[more], decimals[more]
+            weights[at] = np.array(DECIMAL_WEIGHTS)[decimals]
+            decimals += digits[self.ids[at]]
+            at = at + 1
         ends = np.flatnonzero(self.ids == id_of("[/SMILES]"))
         for start, end in zip(self.starts, ends):
             weights[start : end + 1] = PROMPT_WEIGHT

@@ -122,7 +122,7 @@ def write_checkpoint(path, model, optimizers, step, tokens, seconds):
 def write_model(model, tokenizer, folder):
     """config.json, generation_config.json and model.safetensors in bf16, each written beside and renamed."""
     beside = folder / "new"
-    rounded = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
+    rounded = type(model)(model.config).to(torch.bfloat16)
     rounded.load_state_dict(model.state_dict())
     rounded.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id

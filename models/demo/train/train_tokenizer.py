@@ -48,37 +48,33 @@ def pieces_of(path):
             yield from PIECES.findall(line.split(CONFORMER_OPEN)[1])
 
 
-def train(corpus):
+def train(pieces, words=WORDS, vocabulary=VOCABULARY):
+    """A tokenizer that splits texts at `words` and has learnt at most `vocabulary` tokens from `pieces`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(words), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(pieces_of(corpus / "train.txt"), trainer)
+    tokenizer.train_from_iterator(pieces, trainer)
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return tokenizer
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--corpus", type=Path, required=True)
-    arguments.add_argument("--out", type=Path, required=True)
-    options = arguments.parse_args()
-
-    tokenizer = train(options.corpus)
-    tokenizer.save(str(options.out / "tokenizer.json"))
+def write(tokenizer, folder, tokenizer_class="Qwen2Tokenizer"):
+    """tokenizer.json, tokenizer_config.json and chat_template.jinja, for transformers' `tokenizer_class`."""
+    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
-        "tokenizer_class": "Qwen2Tokenizer",
+        "tokenizer_class": tokenizer_class,
         "add_prefix_space": False,
         "bos_token": None,
         "clean_up_tokenization_spaces": False,
@@ -89,8 +85,18 @@ def main():
         "split_special_tokens": False,
         "unk_token": None,
     }
-    (options.out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (options.out / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--corpus", type=Path, required=True)
+    arguments.add_argument("--out", type=Path, required=True)
+    options = arguments.parse_args()
+
+    tokenizer = train(pieces_of(options.corpus / "train.txt"))
+    write(tokenizer, options.out)
     print(f"{tokenizer.get_vocab_size()} tokens")
 
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExperimentError, Workload};
 use crate::constraint::regex::Dfa;
+use crate::constraint::template::Template;
 
 /// Bytes that the automaton of a whole text may take while it is built: a molecule of 30 atoms needs a
 /// few of them.
@@ -57,6 +58,8 @@ pub enum End {
     Free,
     /// The token limit cut it.
     Cut,
+    /// The token limit cut it, and the model is known to end what is whole.
+    Unended,
 }
 
 impl Judge {
@@ -65,17 +68,24 @@ impl Judge {
     /// # Errors
     /// A regex that is refused.
     pub fn new(workload: &Workload) -> Result<Self, ExperimentError> {
-        let pattern = workload.pattern()?;
+        Self::of(&workload.template()?, workload.points)
+    }
+
+    /// For the texts of `template`, in whose points junk is looked for if it `has_points`.
+    ///
+    /// # Errors
+    /// A regex that is refused.
+    pub fn of(template: &Template, has_points: bool) -> Result<Self, ExperimentError> {
         Ok(Self {
-            dfa: Dfa::new(&pattern, "text of a workload", AUTOMATON_BYTES)?,
-            has_points: workload.points,
+            dfa: Dfa::new(&template.pattern(), "text", AUTOMATON_BYTES)?,
+            has_points,
         })
     }
 
     /// Judges one more text.
     pub fn add(&self, text: &str, end: End, verdicts: &mut Verdicts) {
         verdicts.texts += 1;
-        verdicts.cut += usize::from(end == End::Cut);
+        verdicts.cut += usize::from(matches!(end, End::Cut | End::Unended));
         verdicts.valid += usize::from(self.is_valid(text, end));
         if self.has_points {
             verdicts.junk.look(text);
@@ -93,6 +103,7 @@ impl Judge {
             End::Constrained => self.dfa.is_accepting(state),
             // What was cut may have matched before: an unconstrained text goes on and on.
             End::Free | End::Cut => has_matched,
+            End::Unended => false,
         }
     }
 }

@@ -6,7 +6,6 @@
 //! they are made once so before, for sequences that decode together are rounded by how many they are.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -15,19 +14,17 @@ use super::judge::{End, Judge, Verdicts};
 use super::workload::Workload;
 use super::{ExperimentError, Method, Plan, PlannedModel};
 use crate::constraint::{Compiler, Constraint};
-use crate::engine::guide::{Cursor, Guided};
-use crate::engine::reference::{KvPrecision, ReferenceEngine};
+use crate::engine::guide::Guided;
 use crate::engine::work::Work;
 use crate::engine::{DecodeRequest, Engine, EngineError, Finished, StopReason};
 use crate::experiment::models::{Model, Models};
+use crate::experiment::reference_check::{Checked, Text};
 use crate::experiment::traces::Traces;
 use crate::experiment::{Setting, Watch};
-use crate::measure::decode::check::KL_LIMIT;
-use crate::measure::divergence::{kl, max_difference};
 use crate::measure::statistics::{Ratio, Summary};
 use crate::model::TokenId;
 use crate::model::tokenizer::SpecialTokens;
-use crate::sampling::{Sampler, SamplingParams};
+use crate::sampling::SamplingParams;
 
 /// What a cell found. The names of the JSON fields are a contract.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,17 +100,6 @@ pub struct Counts {
     pub gathered: usize,
     /// Chosen with the whole head.
     pub full: usize,
-}
-
-/// How far the reference engine was asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checked {
-    /// Tokens of the first text that it made too.
-    pub tokens: usize,
-    /// Whether it parted there, at two tokens as likely as each other but for rounding.
-    pub near_tie: bool,
-    /// Whether that was all of the text.
-    pub whole: bool,
 }
 
 /// What to measure.
@@ -343,97 +329,28 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Has the reference engine make the first text, as far as it comes in its time. Tokens may part where
-    /// two are as good as equally likely; no further than there is then looked.
+    /// Has the reference engine make the first text, as far as it comes in its time.
     fn check_against_reference(
         &mut self,
         contender: &mut Contender,
     ) -> Result<(), ExperimentError> {
         let expected = &contender.made[0][0];
-        let seconds = self.run.plan.check_seconds / self.run.plan.methods.len() as f64;
-        let context = self.prompt.len() + expected.len();
-        let weights = Arc::new(self.model.weights.clone());
-        // As the other engines hold keys and values.
-        let mut reference =
-            ReferenceEngine::new(weights, context, 1)?.with_kv_precision(KvPrecision::Bf16);
-        let started = Instant::now();
-        reference.prefill(0, self.prompt, &mut |_| ControlFlow::Continue(()))?;
         let texts = Texts {
             constraint: contender.constraint.as_ref(),
             seed: self.seed(0),
             limits: vec![expected.len()],
             stop_tokens: &self.model.stop_tokens,
         };
-        let request = self.requests(&texts).remove(0);
-        let finished = reference.decode(std::slice::from_ref(&request), &mut |_| match started
-            .elapsed()
-            .as_secs_f64()
-            > seconds
-        {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        })?;
-        let found = &finished[0].tokens;
-        let pairs = found.iter().zip(expected);
-        let equal = pairs.take_while(|(a, b)| a == b).count();
-        let parted = equal < found.len();
-        if parted && !self.is_near_tie(&mut reference, &request, &expected[..=equal])? {
-            return Err(ExperimentError::WrongOutput {
-                reason: format!(
-                    "{}: token {} is {}, and the reference engine's is {}",
-                    contender.method.name(),
-                    equal + 1,
-                    expected[equal],
-                    found[equal]
-                ),
-            });
-        }
-        contender.checked = Checked {
-            tokens: equal,
-            near_tie: parted,
-            whole: equal == expected.len(),
+        let seconds = self.run.plan.check_seconds / self.run.plan.methods.len() as f64;
+        let text = Text {
+            prompt: self.prompt,
+            request: &self.requests(&texts)[0],
+            tokens: expected,
         };
+        let name = contender.method.name();
+        let weights = &self.model.weights;
+        contender.checked = text.check(self.engine, weights, seconds, name)?;
         Ok(())
-    }
-
-    /// Whether the last of `tokens` is the reference engine's choice too, if its logits may differ by as
-    /// much as those of the two engines do: it rises, and the others fall, by the largest difference.
-    fn is_near_tie(
-        &mut self,
-        reference: &mut ReferenceEngine,
-        request: &DecodeRequest,
-        tokens: &[TokenId],
-    ) -> Result<bool, ExperimentError> {
-        let (&chosen, before) = tokens.split_last().expect("one token at least");
-        let mut given = self.prompt.to_vec();
-        given.extend(before);
-        let rest = given.split_off(self.prompt.len() - 1);
-        let last_logits = |engine: &mut dyn Engine| {
-            engine.truncate(0, given.len())?;
-            let mut last = Vec::new();
-            // A step each, as in decoding.
-            for token in &rest {
-                engine.logits(0, &[*token], &mut |_, row| last = row.to_vec())?;
-            }
-            Ok::<_, EngineError>(last)
-        };
-        let ours = last_logits(self.engine)?;
-        let mut theirs = last_logits(reference)?;
-        if kl(&theirs, &ours) > KL_LIMIT {
-            return Ok(false);
-        }
-        theirs[chosen as usize] += 2.0 * max_difference(&theirs, &ours);
-        let refused = |reason| EngineError::Guide { reason };
-        let mut cursor = Cursor::new(request.guide.as_ref(), theirs.len()).map_err(refused)?;
-        for &token in before {
-            cursor.advance(token).map_err(refused)?;
-        }
-        let cached = self.prompt.len() + before.len();
-        let mut sampler =
-            Sampler::new(&request.sampling, theirs.len(), &[], 1).map_err(EngineError::from)?;
-        let mask = |logits: &mut [f32]| cursor.mask(logits);
-        let again = sampler.sample_masked(&mut theirs, mask, 0, cached as u32);
-        Ok(again == Some(chosen))
     }
 
     /// What a timed round is to make. What nothing holds to its form is as long as the automaton's texts,
@@ -571,7 +488,8 @@ impl<'a> Stage<'a> {
 }
 
 impl Counts {
-    fn add(&mut self, guided: Option<Guided>, tokens: usize) {
+    /// Counts `tokens` that a guide had to do with, or none.
+    pub fn add(&mut self, guided: Option<Guided>, tokens: usize) {
         match guided {
             None => self.full += tokens,
             Some(guided) => {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::constraint::json_schema::JsonSchema;
 use crate::constraint::molecule::Molecule;
-use crate::constraint::template::{Segment, Slot, Template};
+use crate::constraint::template::Template;
 use crate::constraint::{Compiler, Constraint, ConstraintError, Source};
 
 use super::{ExperimentError, Method};
@@ -48,13 +48,7 @@ impl Workload {
                 let json = serde_json::to_vec(segments)?;
                 Ok(Template::from_json(&json)?)
             }
-            (None, Some(smiles)) => {
-                let template = Molecule::new(smiles)?.template();
-                match &self.coordinate {
-                    None => Ok(template),
-                    Some(regex) => Ok(with_slots(&template, regex)?),
-                }
-            }
+            (None, Some(smiles)) => Ok(self.as_molecule(smiles)?.template()),
             _ => Err(ExperimentError::Plan {
                 reason: format!(
                     "workload '{}' has neither or both of `segments` and `molecule`; expected is one",
@@ -91,36 +85,17 @@ impl Workload {
             let json = serde_json::to_vec(schema)?;
             return Ok(Source::JsonSchema(JsonSchema::from_json(&json)?));
         }
-        Ok(match (&self.molecule, &self.coordinate) {
-            (Some(smiles), None) => Source::Molecule(Molecule::new(smiles)?),
-            _ => Source::Template(self.template()?),
+        Ok(match &self.molecule {
+            Some(smiles) => Source::Molecule(self.as_molecule(smiles)?),
+            None => Source::Template(self.template()?),
         })
     }
 
-    /// The regex of the whole text, made of the segments: what the tables are not made from.
-    ///
-    /// # Errors
-    /// As [`template`](Self::template).
-    pub fn pattern(&self) -> Result<String, ExperimentError> {
-        let template = self.template()?;
-        let segments = template.segments().iter();
-        let patterns = segments.map(|segment| match segment {
-            Segment::Literal(text) => regex_syntax::escape(text),
-            Segment::Slot(slot) => format!("(?:{})", slot.regex),
-        });
-        Ok(patterns.collect())
+    fn as_molecule(&self, smiles: &str) -> Result<Molecule, ConstraintError> {
+        let molecule = Molecule::new(smiles)?;
+        Ok(match &self.coordinate {
+            Some(regex) => molecule.with_coordinate(regex),
+            None => molecule,
+        })
     }
-}
-
-/// `template` with another regex in all of its slots.
-fn with_slots(template: &Template, regex: &str) -> Result<Template, ConstraintError> {
-    let segments = template.segments().iter().cloned();
-    let segments = segments.map(|segment| match segment {
-        Segment::Slot(slot) => Segment::Slot(Slot {
-            regex: regex.to_owned(),
-            ..slot
-        }),
-        literal => literal,
-    });
-    Template::new(segments.collect())
 }

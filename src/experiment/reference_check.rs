@@ -1,0 +1,141 @@
+//! A text held against the reference engine, token for token.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::ExperimentError;
+use crate::engine::guide::Cursor;
+use crate::engine::reference::{KvPrecision, ReferenceEngine};
+use crate::engine::{DecodeRequest, Engine, EngineError};
+use crate::measure::decode::check::KL_LIMIT;
+use crate::measure::divergence::{kl, max_difference};
+use crate::model::{TokenId, Weights};
+use crate::sampling::Sampler;
+
+/// How far the reference engine was asked, and agreed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Tokens of the text that it made too.
+    pub tokens: usize,
+    /// Whether it parted there, at two tokens as likely as each other but for rounding.
+    pub near_tie: bool,
+    /// Whether that was all of the text.
+    pub whole: bool,
+}
+
+/// A text that an engine made.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    /// What stands before it.
+    pub prompt: &'a [TokenId],
+    /// How it was asked for, of sequence 0.
+    pub request: &'a DecodeRequest,
+    /// What was made.
+    pub tokens: &'a [TokenId],
+}
+
+impl Text<'_> {
+    /// Has the reference engine make the text, as far as it comes in `seconds`. Tokens may part where two
+    /// are as good as equally likely; no further than there is then looked. `engine`, which made the
+    /// text, may be asked again: its sequence 0 is overwritten. `name` says in an error what made it.
+    ///
+    /// # Errors
+    /// [`ExperimentError::WrongOutput`] if the reference engine's text is another one; an engine that fails.
+    pub fn check(
+        &self,
+        engine: &mut dyn Engine,
+        weights: &Weights,
+        seconds: f64,
+        name: &str,
+    ) -> Result<Checked, ExperimentError> {
+        let context = self.prompt.len() + self.tokens.len();
+        // As the other engines hold keys and values.
+        let mut reference = ReferenceEngine::new(Arc::new(weights.clone()), context, 1)?
+            .with_kv_precision(KvPrecision::Bf16);
+        let started = Instant::now();
+        reference.prefill(0, self.prompt, &mut |_| ControlFlow::Continue(()))?;
+        let request = DecodeRequest {
+            max_tokens: self.tokens.len(),
+            ..self.request.clone()
+        };
+        let is_late = || started.elapsed().as_secs_f64() > seconds;
+        let finished =
+            reference.decode(std::slice::from_ref(&request), &mut |_| match is_late() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })?;
+        let found = &finished[0].tokens;
+        let pairs = found.iter().zip(self.tokens);
+        let equal = pairs.take_while(|(a, b)| a == b).count();
+        let parted = equal < found.len();
+        if parted && !self.is_near_tie(engine, &mut reference, equal)? {
+            return Err(ExperimentError::WrongOutput {
+                reason: format!(
+                    "{name}: token {} is {}, and the reference engine's is {}",
+                    equal + 1,
+                    self.tokens[equal],
+                    found[equal]
+                ),
+            });
+        }
+        Ok(Checked {
+            tokens: equal,
+            near_tie: parted,
+            whole: equal == self.tokens.len(),
+        })
+    }
+
+    /// Whether token `index` is the reference engine's choice too, if its logits may differ by as much as
+    /// those of the two engines do: it rises, and the others fall, by the largest difference.
+    fn is_near_tie(
+        &self,
+        engine: &mut dyn Engine,
+        reference: &mut ReferenceEngine,
+        index: usize,
+    ) -> Result<bool, ExperimentError> {
+        let (before, chosen) = (&self.tokens[..index], self.tokens[index]);
+        let mut given = self.prompt.to_vec();
+        given.extend(before);
+        let rest = given.split_off(self.prompt.len() - 1);
+        let ours = last_logits(engine, &given, &rest)?;
+        let mut theirs = last_logits(reference, &given, &rest)?;
+        if kl(&theirs, &ours) > KL_LIMIT {
+            return Ok(false);
+        }
+        theirs[chosen as usize] += 2.0 * max_difference(&theirs, &ours);
+        let refused = |reason| EngineError::Guide { reason };
+        let guide = self.request.guide.as_ref();
+        let mut cursor = Cursor::new(guide, theirs.len()).map_err(refused)?;
+        for &token in before {
+            cursor.advance(token).map_err(refused)?;
+        }
+        let cached = self.prompt.len() + before.len();
+        let mut sampler = Sampler::new(&self.request.sampling, theirs.len(), &[], 1)
+            .map_err(EngineError::from)?;
+        let mask = |logits: &mut [f32]| cursor.mask(logits);
+        let again = sampler.sample_masked(&mut theirs, mask, 0, cached as u32);
+        Ok(again == Some(chosen))
+    }
+}
+
+/// The logits after `rest`, run a step each as in decoding, behind `given`.
+fn last_logits(
+    engine: &mut dyn Engine,
+    given: &[TokenId],
+    rest: &[TokenId],
+) -> Result<Vec<f32>, EngineError> {
+    let known = engine.cached(0).iter().zip(given);
+    let known = known.take_while(|(a, b)| a == b).count();
+    engine.truncate(0, known)?;
+    if known < given.len() {
+        engine.prefill(0, &given[known..], &mut |_| ControlFlow::Continue(()))?;
+    }
+    let mut last = Vec::new();
+    for token in rest {
+        engine.logits(0, &[*token], &mut |_, row| last = row.to_vec())?;
+    }
+    Ok(last)
+}
