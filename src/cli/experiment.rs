@@ -15,6 +15,7 @@ use super::output::Format;
 use super::{Outcome, WrongUse};
 use crate::experiment::result::{CellOutcome, ResultFile, Status};
 use crate::experiment::run::{self, Place, Progress, Ran};
+use crate::experiment::shard::{self, MissingCell, Shard};
 use crate::experiment::traces::Traces;
 use crate::experiment::{self, ExperimentError, Kind, Setting};
 use crate::report::section::Section;
@@ -40,6 +41,21 @@ pub struct ExperimentArgs {
     /// The folder that NAME.json goes to
     #[arg(long, value_name = "DIR", default_value = "onegrid-results")]
     output: PathBuf,
+
+    /// Measure a part of the plan alone, the I-th of N, into shards/NAME.I-of-N.json of that folder: for
+    /// several processes or machines, whose parts --merge joins
+    #[arg(long, value_name = "I/N", help_heading = "Parts")]
+    shard: Option<Shard>,
+
+    /// Join the parts that lie in this folder's shards/ into its NAME.json, list what is missing, and
+    /// measure nothing
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Parts",
+        conflicts_with_all = ["shard", "plan", "show_plan", "output", "trace"]
+    )]
+    merge: Option<PathBuf>,
 
     /// How what was found is shown
     #[arg(long, value_enum, default_value_t)]
@@ -77,6 +93,9 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Outcome> {
         let names = names.join(", ");
         WrongUse(format!("'{name}' is no experiment; there are {names}"))
     })?;
+    if let Some(folder) = &args.merge {
+        return merge(kind, folder, args.format);
+    }
     let (plan, folder) = args.read_plan(kind)?;
     if args.show_plan {
         print!("{plan}");
@@ -96,6 +115,7 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Outcome> {
         name: kind.name,
         device: setting.engine.device.resolved().name(),
         folder: args.output.clone(),
+        shard: args.shard,
     };
     let bar = ExperimentBar::new(kind.name);
     let ran = {
@@ -193,12 +213,29 @@ fn write_section(section: &Section, format: Format, output: &mut dyn Write) -> a
     Ok(())
 }
 
-/// Says what became of the run, on standard error.
-fn conclude(ran: &Ran, place: &Place) -> anyhow::Result<Outcome> {
-    if ran.kept > 0 {
-        eprintln!("{} cells were measured before", ran.kept);
+/// Joins the parts in `folder`, shows what was found and says what is missing.
+///
+/// # Errors
+/// No parts, or parts that don't belong together; cells that are missing or failed.
+fn merge(kind: &Kind, folder: &Path, format: Format) -> anyhow::Result<Outcome> {
+    let merged = shard::merge(kind, folder, &Setting::default()).map_err(to_wrong_use)?;
+    show(kind, &merged.file, format)?;
+    report_cells(&merged.file);
+    for cell in &merged.missing {
+        let MissingCell { id, shard, reason } = cell;
+        eprintln!("missing: {id} of shard {shard}: {reason}");
     }
-    for cell in &ran.file.cells {
+    eprintln!("results: {}", merged.path.display());
+    anyhow::ensure!(
+        merged.missing.is_empty() && merged.file.status != Status::Failed,
+        "the result is not whole: see above; run the shards that are named again (--shard), and merge"
+    );
+    Ok(Outcome::Done)
+}
+
+/// Says which cells were not measured, on standard error.
+fn report_cells(file: &ResultFile) {
+    for cell in &file.cells {
         let reason = cell.reason.as_deref().unwrap_or_default();
         match cell.outcome {
             CellOutcome::Measured => {}
@@ -206,6 +243,14 @@ fn conclude(ran: &Ran, place: &Place) -> anyhow::Result<Outcome> {
             CellOutcome::Failed => eprintln!("FAILED: {}: {reason}", cell.id),
         }
     }
+}
+
+/// Says what became of the run, on standard error.
+fn conclude(ran: &Ran, place: &Place) -> anyhow::Result<Outcome> {
+    if ran.kept > 0 {
+        eprintln!("{} cells were measured before", ran.kept);
+    }
+    report_cells(&ran.file);
     eprintln!("results: {}", place.path().display());
     if ran.interrupted {
         eprintln!("interrupted: the same command goes on from here");

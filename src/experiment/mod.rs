@@ -4,6 +4,7 @@
 //! - [`plan`]: `experiments/<name>/plan.toml`, which says what varies
 //! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
 //! - [`result`]: the file
+//! - [`shard`]: parts of a plan that processes measure apart, and the whole of them
 //! - [`models`]: models as plans name them
 //! - [`traces`]: what `--trace` records of them
 //! - [`behind_past`]: engines that decode behind a past, in turns
@@ -26,6 +27,7 @@ pub mod quality;
 pub mod reference_check;
 pub mod result;
 pub mod run;
+pub mod shard;
 pub mod sync_overhead;
 pub mod traces;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::result::{CellOutcome, CellRecord, ResultFile, Status};
+use super::shard::{FOLDER, Shard};
 use super::{Cell, Experiment, ExperimentError, Watch};
 use crate::measure::environment::Environment;
 
@@ -18,12 +19,17 @@ pub struct Place {
     pub device: &'static str,
     /// The folder, which is made if it is not there.
     pub folder: PathBuf,
+    /// The part of the plan to measure; all of it where none is named.
+    pub shard: Option<Shard>,
 }
 
 impl Place {
     /// The result's file.
     pub fn path(&self) -> PathBuf {
-        self.folder.join(format!("{}.json", self.name))
+        match self.shard {
+            None => self.folder.join(format!("{}.json", self.name)),
+            Some(shard) => self.folder.join(FOLDER).join(shard.file_name(self.name)),
+        }
     }
 }
 
@@ -64,7 +70,11 @@ pub fn run(
     doing: &dyn Fn(&str),
 ) -> Result<Ran, ExperimentError> {
     let path = place.path();
-    let cells = experiment.cells();
+    let is_held = |index: usize| place.shard.is_none_or(|shard| shard.holds(index));
+    let cells = experiment.cells().into_iter().enumerate();
+    let cells: Vec<Cell> = cells
+        .filter_map(|(index, cell)| is_held(index).then_some(cell))
+        .collect();
     let mut file = begin(experiment, place, &path)?;
     let kept = file.cells.len();
     let mut clock = Clock::default();
@@ -113,8 +123,9 @@ fn begin(
     place: &Place,
     path: &Path,
 ) -> Result<ResultFile, ExperimentError> {
-    std::fs::create_dir_all(&place.folder).map_err(|source| ExperimentError::System {
-        what: format!("cannot make {}", place.folder.display()),
+    let folder = path.parent().expect("a file in a folder");
+    std::fs::create_dir_all(folder).map_err(|source| ExperimentError::System {
+        what: format!("cannot make {}", folder.display()),
         source,
     })?;
     let fresh = ResultFile {
@@ -170,7 +181,8 @@ fn record(cell: &Cell, outcome: Result<Value, ExperimentError>, elapsed: Duratio
     }
 }
 
-fn status(file: &ResultFile, cells: usize) -> Status {
+/// How far `file` is, of so many cells.
+pub(super) fn status(file: &ResultFile, cells: usize) -> Status {
     let has_failed = |cell: &CellRecord| cell.outcome == CellOutcome::Failed;
     match file.cells.len() < cells {
         _ if file.cells.iter().any(has_failed) => Status::Failed,
@@ -257,6 +269,7 @@ mod tests {
             name: "counting",
             device: "cpu",
             folder: folder.to_owned(),
+            shard: None,
         }
     }
 
@@ -287,6 +300,24 @@ mod tests {
         assert_eq!((ran.kept, ran.file.status), (1, Status::Done));
         assert_eq!(ids(&ran.file), ["a", "b", "c"]);
         assert_eq!(ResultFile::read(&place.path()).unwrap().unwrap(), ran.file);
+    }
+
+    #[test]
+    fn a_shard_measures_its_own_cells_into_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut experiment = counting(&["a", "b", "c", "d", "e"]);
+        let place = Place {
+            shard: Some("2/2".parse().unwrap()),
+            ..place(folder.path())
+        };
+        let ran = run(&mut experiment, &place, &|| false, &mut |_| (), &|_| ()).unwrap();
+        assert_eq!(
+            (ids(&ran.file), ran.file.status),
+            (vec!["b", "d"], Status::Done)
+        );
+        let path = folder.path().join("shards/counting.2-of-2.json");
+        assert_eq!(ResultFile::read(&path).unwrap().unwrap(), ran.file);
+        assert!(!folder.path().join("counting.json").exists());
     }
 
     #[test]

@@ -17,8 +17,10 @@ mod generate;
 mod gpu_check;
 mod inspect;
 mod logits;
+mod molecules;
 mod quality;
 mod report;
+mod shards;
 mod tokenize;
 mod trace;
 

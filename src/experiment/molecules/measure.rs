@@ -7,6 +7,8 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::forced::Forced;
@@ -18,7 +20,7 @@ use super::{NamedModel, Plan};
 use crate::constraint::molecule::Molecule;
 use crate::constraint::{Compiler, Constraint};
 use crate::engine::work::Work;
-use crate::engine::{DecodeRequest, Engine, Finished, StopReason};
+use crate::engine::{DecodeRequest, Engine, EngineError, Finished, StopReason};
 use crate::experiment::constraints::judge::{End, Judge, Verdicts};
 use crate::experiment::constraints::measure::Counts;
 use crate::experiment::models::{Model, Models};
@@ -82,7 +84,7 @@ pub struct MethodFound {
     pub tokens: usize,
     /// Seconds of each batch, round by round.
     pub seconds: Vec<f64>,
-    /// Milliseconds to compile the constraints of each batch, one after the other.
+    /// Milliseconds to compile the constraints of each batch, on the engine's threads.
     pub compile_ms: Vec<f64>,
     /// Milliseconds of decoding for each molecule: of a batch, over its molecules.
     pub molecule_ms: Summary,
@@ -180,6 +182,9 @@ impl Run<'_> {
         let context = longest.unwrap_or(0) + plan.max_tokens;
         let weights = model.weights.clone();
         let mut engine = choice.engine(weights, context, plan.batch, &mut |_, _| ())?;
+        let threads = engine.capabilities().threads;
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|source| EngineError::ThreadPool { threads, source })?;
         let new = |&method: &Method| Contender::new(method, engine.work().is_some());
         let mut contenders: Vec<Contender> = plan.methods.iter().map(new).collect();
         let mut stage = Stage {
@@ -206,7 +211,7 @@ impl Run<'_> {
                         batch * plan.batch + 1
                     ));
                     if round == 0 {
-                        contender.compile(prompts, &constraints)?;
+                        contender.compile(prompts, &constraints, &pool)?;
                     }
                     stage.write(contender, round, batch, prompts)?;
                 }
@@ -324,17 +329,18 @@ impl Contender {
         }
     }
 
-    /// Compiles the constraints of one more batch.
+    /// Compiles the constraints of one more batch, on all threads of `pool`.
     fn compile(
         &mut self,
         prompts: &[Prompt],
         constraints: &Constraints,
+        pool: &ThreadPool,
     ) -> Result<(), ExperimentError> {
         let started = Instant::now();
-        for prompt in prompts {
-            let constraint = constraints.of(self.method, &prompt.smiles)?;
-            self.constraints.extend(constraint);
-        }
+        let compile = |prompt: &Prompt| constraints.of(self.method, &prompt.smiles);
+        let compiled: Result<Vec<Option<Constraint>>, ExperimentError> =
+            pool.install(|| prompts.par_iter().map(compile).collect());
+        self.constraints.extend(compiled?.into_iter().flatten());
         self.compile_ms.push(started.elapsed().as_secs_f64() * 1e3);
         Ok(())
     }

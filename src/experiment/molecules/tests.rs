@@ -3,14 +3,14 @@ use super::points::{Lengths, holding, of_conformers, pieces};
 use super::prompts;
 use super::*;
 use crate::experiment::ExperimentError;
-use crate::model::Source;
 use crate::model::tokenizer::Tokenizer;
 
-fn lengths(pieces: &[&str]) -> (Vec<(usize, usize)>, Vec<(usize, usize)>) {
+/// How often points and coordinates have how many tokens.
+fn lengths(pieces: &[&str]) -> [Vec<(usize, usize)>; 2] {
     let mut lengths = Lengths::default();
     lengths.add(pieces);
     let pairs = |histogram: points::Histogram| histogram.into_iter().collect();
-    (pairs(lengths.points), pairs(lengths.coordinates))
+    [lengths.points, lengths.coordinates].map(pairs)
 }
 
 #[test]
@@ -21,13 +21,13 @@ fn tokens_are_counted_between_the_marks_of_a_point() {
     // 1 . 25 ,- 0 , 3 ab: eight tokens, of which two hold a comma; then a point of one.
     assert_eq!(
         lengths(&text),
-        (vec![(1, 1), (8, 1)], vec![(1, 2), (2, 1), (3, 1)])
+        [vec![(1, 1), (8, 1)], vec![(1, 2), (2, 1), (3, 1)]]
     );
     // What does not end is no point.
-    assert_eq!(lengths(&["<", "1", ",", "2"]), (vec![], vec![]));
+    assert_eq!(lengths(&["<", "1", ",", "2"]), [vec![], vec![]]);
     // A token that ends one and begins the next.
     assert_eq!(
-        lengths(&["<", "1", "><", "2", "3", ">"]).0,
+        lengths(&["<", "1", "><", "2", "3", ">"])[0],
         [(1, 1), (2, 1)]
     );
 }
@@ -95,10 +95,8 @@ fn the_plan_names_its_cells_by_model_and_temperature() {
 }
 
 fn demo() -> Tokenizer {
-    let Source::Folder(folder) = Source::parse("demo").unwrap() else {
-        panic!("the demo model is a folder");
-    };
-    Tokenizer::from_path(&folder).unwrap()
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+    Tokenizer::from_path(folder.as_ref()).unwrap()
 }
 
 #[test]
