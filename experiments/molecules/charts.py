@@ -1,4 +1,4 @@
-"""Draws the three charts of README.md from a run's results and scores.
+"""Draws the three charts of README.md from a run's results and scores, and prints its table.
 
     python charts.py --results results/MACHINE
 """
@@ -60,7 +60,7 @@ def speeds(cells, path):
         axis.invert_yaxis()
         axis.axvline(1, color="#111827", linewidth=0.8)
         axis.set_title(in_words(temperature))
-        axis.set_xlabel("molecules per second over no constraint, compiling included")
+        axis.set_xlabel("molecules per second over none, with compiling")
     save(figure, path)
 
 
@@ -79,8 +79,9 @@ def drift(scores, path):
             for x, y in zip(at, shares):
                 axis.text(x, y, f"{y:.1f}", ha="center", va="bottom", fontsize=8)
         axis.set_title(f"numbers: {form}")
+        axis.set_xticks(range(3, 9))
         axis.set_xlabel("tokens of a number")
-        axis.legend(frameon=False)
+    axes[0][-1].legend(frameon=False)
     axes[0][0].set_ylabel("share of the data's numbers, %")
     save(figure, path)
 
@@ -113,6 +114,40 @@ def coverage(scores, path):
     save(figure, path)
 
 
+def table(cells, scores):
+    """Rows of Markdown: every model, temperature and method with its speed, validity, junk and geometry."""
+    print(
+        "| model | method | valid | passes | letters in a point | per molecule | over none | with compiling "
+        "| forced, gathered | read | probability of forced | median RMSD | median MAT-R | COV-R at 0.5 |"
+    )
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    at = scores["thresholds"].index(0.5)
+    for cell, scored in zip(cells, scores["cells"], strict=True):
+        for method, its in zip(cell["methods"], scored["methods"], strict=True):
+            texts, junk = method["verdicts"]["texts"], method["verdicts"]["junk"]
+            counts = method["guided"]
+            tokens = sum(counts.values())
+            rounds = len(method["seconds"]) / -(-texts // cell["batch"])
+            over, whole, shape = method["speedup"], method["speedup_with_compile"], its["geometry"]
+            forced = method["forced"]
+            print(
+                f"| {cell['model']}, {in_words(cell['temperature'])} | {method['method']}",
+                f"{100 * method['verdicts']['valid'] / texts:.1f}%",
+                f"{100 * its['passes'] / texts:.1f}%",
+                f"{100 * junk['letters'] / junk['points']:.2f}%",
+                f"{method['molecule_ms']['median']:.2f} ms, {method['tokens'] / texts:.0f} tokens",
+                f"{over['median']:.3f} [{over['low']:.3f}, {over['high']:.3f}]" if over else "",
+                f"{whole['median']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}]" if whole else "",
+                f"{100 * counts['forced'] / tokens:.0f}%, {100 * counts['gathered'] / tokens:.0f}%",
+                f"{method['bytes'] / rounds / texts / 1e6:.1f} MB",
+                f"{100 * forced['mean']:.1f}%" if forced["tokens"] else "",
+                f"{shape['median_best_rmsd']:.3f}" if shape else "",
+                f"{shape['median_mat_r']:.3f}" if shape else "",
+                f"{100 * shape['cov_r'][at]:.1f}% |" if shape else "|",
+                sep=" | ",
+            )
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--results", type=Path, required=True)
@@ -123,6 +158,7 @@ def main():
     speeds(cells, options.results / "speed.svg")
     drift(scores, options.results / "tokens.svg")
     coverage(scores, options.results / "coverage.svg")
+    table(cells, scores)
 
 
 if __name__ == "__main__":

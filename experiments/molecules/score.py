@@ -13,7 +13,8 @@ temperature and method:
 - geometry of valid answers against RDKit's conformers of the same molecule: RMSD after alignment over all
   symmetries (GetBestRMS), coverage and matching after GEOM-Drugs' users (Ganea et al., 2021): COV-R, the share of
   references that an answer comes within a threshold of; COV-P, the share of answers that a reference comes within a
-  threshold of; MAT-R and MAT-P, the means of the smallest RMSDs. An invalid answer covers nothing and is not
+  threshold of; MAT-R and MAT-P, the means of the smallest RMSDs (the median of
+  molecules beside MAT-R, since a form without a limit of digits lets a model write endless numbers). An invalid answer covers nothing and is not
   precise; the means are over valid ones. There is one answer for each molecule, so COV-R is low where a molecule
   has several shapes; `rdkit` is what one further conformer of RDKit's own comes to.
 
@@ -105,7 +106,9 @@ def geometry(found):
         "molecules": len(found),
         "valid": len(valid),
         "median_best_rmsd": round(float(np.median(best)), 4),
+        # Of each molecule, the mean over its references: one endless number would decide a mean of all.
         "mat_r": round(float(np.mean([one.mean() for one in valid])), 4),
+        "median_mat_r": round(float(np.median([one.mean() for one in valid])), 4),
         "mat_p": round(float(best.mean()), 4),
         "cov_r": [round(float(share), 4) for share in recall],
         "cov_p": [round(float(share), 4) for share in within],
@@ -125,10 +128,12 @@ def tokens_of_numbers(data, models, heldout):
         lines = (data / form / "heldout.txt").read_text().splitlines()[heldout:]
         points = [point for line in lines for point in POINT.findall(line)]
         numbers = [number for point in points for number in point.split(",")]
-        for folder in sorted(models.glob("*/*/tokenizer.json")):
-            if folder.parent.name.endswith("-early") or folder.parent.parent.name != form:
+        # A family's tokenizers spell numbers alike, whichever format their other merges were learnt from.
+        files = {path.parent.name: path for path in sorted(models.glob("*/*/tokenizer.json"))}
+        for family, path in files.items():
+            if family.endswith("-early"):
                 continue
-            tokenizer = Tokenizer.from_file(str(folder))
+            tokenizer = Tokenizer.from_file(str(path))
             lengths = [
                 Counter(len(encoding.ids) for encoding in tokenizer.encode_batch(spelled, add_special_tokens=False))
                 for spelled in (points, numbers)
@@ -136,7 +141,7 @@ def tokens_of_numbers(data, models, heldout):
             found.append(
                 {
                     "format": form,
-                    "tokenizer": folder.parent.name,
+                    "tokenizer": family,
                     "points": {str(n): count for n, count in sorted(lengths[0].items())},
                     "numbers": {str(n): count for n, count in sorted(lengths[1].items())},
                 }

@@ -5,7 +5,7 @@
 The mask is a logits processor in Python that goes through the batch row by row: where the template copies, all
 tokens but one are set to minus infinity, and where it is free, those that hold one of its marks. The first steps
 are left out as warm-up, and each further one is marked as a step of the profiler, so that `onegrid compare` can
-divide by steps, layers and tokens. The texts are judged: a trace whose texts have another form than the template
+divide by them. The texts are judged: a trace whose texts have another form than the template
 asks for is not written.
 """
 
@@ -86,7 +86,9 @@ def main():
     blocked = torch.tensor([index for index, piece in pieces.items() if set(piece) & set(MARKS)])
     mask = PositionMask([template_of(one, tokenizer) for one in smiles], blocked, tokenizer.eos_token_id)
     inputs = tokenizer([prompt_of(one) for one in smiles], padding=True, return_tensors="pt")
-    mask.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+    # Steps are marked only under a schedule.
+    schedule = torch.profiler.schedule(wait=0, warmup=0, active=options.steps, repeat=1)
+    mask.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], schedule=schedule)
     with torch.no_grad():
         output = model.generate(
             **inputs,
