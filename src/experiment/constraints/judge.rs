@@ -193,6 +193,8 @@ mod tests {
             assert_eq!(judged(text, End::Constrained).valid, constrained, "{text}");
             assert_eq!(judged(text, End::Free).valid, free, "{text}");
             assert_eq!(judged(text, End::Cut).cut, 1);
+            let unended = judged(text, End::Unended);
+            assert_eq!((unended.cut, unended.valid), (1, 0));
         }
     }
 
