@@ -12,7 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::interrupt::Watch;
 use super::options::EngineArgs;
 use super::output::Format;
+use super::submit::{self, Ended, SubmitArgs};
 use super::{Outcome, WrongUse};
+use crate::experiment::jobs;
 use crate::experiment::result::{CellOutcome, ResultFile, Status};
 use crate::experiment::run::{self, Place, Progress, Ran};
 use crate::experiment::shard::{self, MissingCell, Shard};
@@ -33,6 +35,10 @@ pub struct ExperimentArgs {
     /// What varies, a TOML file; without it the experiment's own plan
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+
+    /// The folder that relative paths in the plan start from [default: the plan's own]
+    #[arg(long, value_name = "DIR", requires = "plan")]
+    plan_folder: Option<PathBuf>,
 
     /// Show the plan that would be followed, as a start for one of your own
     #[arg(long)]
@@ -56,6 +62,9 @@ pub struct ExperimentArgs {
         conflicts_with_all = ["shard", "plan", "show_plan", "output", "trace"]
     )]
     merge: Option<PathBuf>,
+
+    #[command(flatten)]
+    jobs: SubmitArgs,
 
     /// How what was found is shown
     #[arg(long, value_enum, default_value_t)]
@@ -105,12 +114,28 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Outcome> {
     let traces = args.traces(kind)?;
     let setting = Setting {
         engine: args.engine.choice(),
-        folder,
+        folder: folder.clone(),
         offline: args.offline,
         results: args.output.clone(),
         traces: traces.clone(),
     };
     let mut experiment = kind.open(&plan, &setting).map_err(to_wrong_use)?;
+    if let Some(to) = args.jobs.submit {
+        let plan = submit::Plan {
+            name: kind.name,
+            text: &plan,
+            folder: &folder,
+            value: experiment.plan(),
+            cells: experiment.cells().len(),
+            output: &args.output,
+            threads: args.engine.threads,
+        };
+        return match args.jobs.run(to, &plan)? {
+            Ended::Left => Ok(Outcome::Done),
+            Ended::Followed => merge(kind, &args.output, args.format),
+            Ended::Interrupted => Ok(Outcome::Interrupted),
+        };
+    }
     let place = Place {
         name: kind.name,
         device: setting.engine.device.resolved().name(),
@@ -167,7 +192,8 @@ impl ExperimentArgs {
         };
         let plan = std::fs::read_to_string(path)
             .with_context(|| format!("--plan {}: cannot read it", path.display()))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let own = path.parent().unwrap_or(Path::new("."));
+        let folder = self.plan_folder.as_deref().unwrap_or(own);
         Ok((plan, folder.to_owned()))
     }
 }
@@ -221,14 +247,20 @@ fn merge(kind: &Kind, folder: &Path, format: Format) -> anyhow::Result<Outcome> 
     let merged = shard::merge(kind, folder, &Setting::default()).map_err(to_wrong_use)?;
     show(kind, &merged.file, format)?;
     report_cells(&merged.file);
+    let mut log_of = None;
     for cell in &merged.missing {
         let MissingCell { id, shard, reason } = cell;
         eprintln!("missing: {id} of shard {shard}: {reason}");
+        let log = jobs::log_path(kind.name, folder, *shard);
+        if log_of != Some(*shard) && log.exists() {
+            eprintln!("    what it said last is in {}", log.display());
+        }
+        log_of = Some(*shard);
     }
     eprintln!("results: {}", merged.path.display());
     anyhow::ensure!(
         merged.missing.is_empty() && merged.file.status != Status::Failed,
-        "the result is not whole: see above; run the shards that are named again (--shard), and merge"
+        "the result is not whole: see above; run the shards that are named again (--shard or --submit), and merge"
     );
     Ok(Outcome::Done)
 }
@@ -264,7 +296,7 @@ fn conclude(ran: &Ran, place: &Place) -> anyhow::Result<Outcome> {
 }
 
 /// What another command line could mend is wrong use.
-fn to_wrong_use(error: ExperimentError) -> anyhow::Error {
+pub(super) fn to_wrong_use(error: ExperimentError) -> anyhow::Error {
     match error {
         ExperimentError::Plan { .. }
         | ExperimentError::OtherResult { .. }

@@ -6,6 +6,7 @@
 //! - [`output`]: results on standard output or in a file
 //! - [`streaming`]: text that comes in and goes out piece by piece
 //! - [`interrupt`]: what Ctrl-C does
+//! - [`submit`]: the flags that make jobs of an experiment, and how far those are
 //! - [`trace`]: the flags that record a trace
 //! - [`generate`], [`chat`], [`mod@bench`], [`experiment`], [`report`], [`mod@compare`], [`logits`],
 //!   [`tokenize`], [`inspect`], [`mod@gpu_check`]: the commands
@@ -29,6 +30,7 @@ pub mod options;
 pub mod output;
 pub mod report;
 pub mod streaming;
+pub mod submit;
 pub mod tokenize;
 pub mod trace;
 

@@ -5,6 +5,7 @@
 //! - [`run`]: goes through the cells, writes after each, goes on where an earlier run ended
 //! - [`result`]: the file
 //! - [`shard`]: parts of a plan that processes measure apart, and the whole of them
+//! - [`jobs`]: shards as jobs of a cluster, or as processes
 //! - [`models`]: models as plans name them
 //! - [`traces`]: what `--trace` records of them
 //! - [`behind_past`]: engines that decode behind a past, in turns
@@ -18,6 +19,7 @@ pub mod behind_past;
 pub mod constraints;
 pub mod energy;
 pub mod frameworks;
+pub mod jobs;
 pub mod models;
 pub mod molecules;
 pub mod optimizations;

@@ -32,6 +32,16 @@ impl Shard {
         cell % self.count == self.index - 1
     }
 
+    /// All of `count`.
+    pub fn all(count: usize) -> impl Iterator<Item = Self> {
+        (1..=count).map(move |index| Self { index, count })
+    }
+
+    /// Which one it is, from 1 on.
+    pub fn index(self) -> usize {
+        self.index
+    }
+
     /// The one that measures the plan's cell number `cell`, among `count`.
     fn of(cell: usize, count: usize) -> Self {
         Self {
@@ -226,37 +236,55 @@ fn to_toml(plan: &Value) -> Result<String, toml::ser::Error> {
     toml::to_string(&without_nulls(plan))
 }
 
-/// All shards in `folder`, by name: path, number of shards, result.
-fn read_all(
-    experiment: &str,
-    folder: &Path,
-) -> Result<Vec<(PathBuf, usize, ResultFile)>, ExperimentError> {
-    let none = |reason: String| ExperimentError::NoResult {
+/// The paths of all shards in `folder`, in order.
+fn paths(experiment: &str, folder: &Path) -> Result<Vec<(PathBuf, Shard)>, ExperimentError> {
+    let none = |error: std::io::Error| ExperimentError::NoResult {
         path: folder.to_owned(),
-        reason,
+        reason: error.to_string(),
     };
-    let entries = std::fs::read_dir(folder).map_err(|error| none(error.to_string()))?;
     let mut paths: Vec<(PathBuf, Shard)> = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| none(error.to_string()))?.path();
+    for entry in std::fs::read_dir(folder).map_err(none)? {
+        let path = entry.map_err(none)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if let Some(shard) = Shard::from_file_name(&name, experiment) {
             paths.push((path, shard));
         }
     }
     paths.sort_by_key(|(_, shard)| (shard.count, shard.index));
+    Ok(paths)
+}
+
+/// Into how many parts the shards in `folder` divide their plan: one number, if they belong together.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn counts(experiment: &str, folder: &Path) -> Result<Vec<usize>, ExperimentError> {
+    let paths = paths(experiment, folder)?;
+    let mut counts: Vec<usize> = paths.iter().map(|(_, shard)| shard.count).collect();
+    counts.dedup();
+    Ok(counts)
+}
+
+/// All shards in `folder`, by name: path, number of shards, result.
+fn read_all(
+    experiment: &str,
+    folder: &Path,
+) -> Result<Vec<(PathBuf, usize, ResultFile)>, ExperimentError> {
     let mut shards = Vec::new();
-    for (path, shard) in paths {
+    for (path, shard) in paths(experiment, folder)? {
         // A file that is gone again is as good as none.
         if let Some(file) = ResultFile::read(&path)? {
             shards.push((path, shard.count, file));
         }
     }
     match shards.is_empty() {
-        true => Err(none(format!(
-            "no shard of {experiment} is there, like {}",
-            Shard { index: 1, count: 2 }.file_name(experiment)
-        ))),
+        true => Err(ExperimentError::NoResult {
+            path: folder.to_owned(),
+            reason: format!(
+                "no shard of {experiment} is there, like {}",
+                Shard { index: 1, count: 2 }.file_name(experiment)
+            ),
+        }),
         false => Ok(shards),
     }
 }
@@ -281,8 +309,9 @@ mod tests {
         }
         for count in 1..6 {
             for cell in 0..20 {
-                let shards = (1..=count).map(|index| Shard { index, count });
-                let holding: Vec<_> = shards.filter(|shard| shard.holds(cell)).collect();
+                let holding: Vec<_> = Shard::all(count)
+                    .filter(|shard| shard.holds(cell))
+                    .collect();
                 assert_eq!(holding, [Shard::of(cell, count)]);
             }
         }

@@ -16,6 +16,7 @@ mod experiment;
 mod generate;
 mod gpu_check;
 mod inspect;
+mod jobs;
 mod logits;
 mod molecules;
 mod quality;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Three cells on the demo model.
-const PLAN: &str = r#"
+pub const PLAN: &str = r#"
 rounds = 2
 temperature = 1.0
 seed = 1
@@ -25,21 +25,21 @@ segments = [
 ]
 "#;
 
-fn command(plan: &Path, results: &Path, args: &[&str]) -> Command {
+pub fn command(plan: &Path, results: &Path, args: &[&str]) -> Command {
     let mut command = onegrid(&["experiment", "constraints", "--threads", "1"]);
     command.arg("--plan").arg(plan);
     command.arg("--output").arg(results).args(args);
     command
 }
 
-fn merge(results: &Path) -> Command {
+pub fn merge(results: &Path) -> Command {
     let mut command = onegrid(&["experiment", "constraints", "--format", "json", "--merge"]);
     command.arg(results);
     command
 }
 
 /// What does not depend on the clock.
-fn without_times(mut result: Value) -> Value {
+pub fn without_times(mut result: Value) -> Value {
     let object = result.as_object_mut().unwrap();
     for field in ["seconds", "environment"] {
         object.remove(field);
@@ -60,7 +60,7 @@ fn without_times(mut result: Value) -> Value {
     result
 }
 
-fn errors(mut command: Command, status: i32) -> String {
+pub fn errors(mut command: Command, status: i32) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(status), "{errors}");
