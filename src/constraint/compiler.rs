@@ -11,6 +11,7 @@ use super::error::ConstraintError;
 use super::grammar::Grammar;
 use super::guide::Guide;
 use super::json_schema::{JsonSchema, Reduced};
+use super::memo::Memo;
 use super::molecule::Molecule;
 use super::position::{self, Positions};
 use super::segments;
@@ -177,6 +178,7 @@ pub struct Compiler<'t> {
     end_tokens: Vec<TokenId>,
     limits: Limits,
     cache: Option<Cache>,
+    memo: Memo,
 }
 
 impl<'t> Compiler<'t> {
@@ -223,6 +225,7 @@ impl<'t> Compiler<'t> {
             end_tokens: ends,
             limits: Limits::default(),
             cache: None,
+            memo: Memo::default(),
         })
     }
 
@@ -254,7 +257,8 @@ impl<'t> Compiler<'t> {
         Ok(self.vocabulary.get().expect("set above"))
     }
 
-    /// The mask by position of a template ([`Positions::from_template`]).
+    /// The mask by position of a template: literals are copied, and a slot is as many free positions as
+    /// its placeholder has tokens, complete when the slot's regex matches.
     ///
     /// # Errors
     /// A slot without a placeholder, a text that can't be spelled.
@@ -264,7 +268,13 @@ impl<'t> Compiler<'t> {
         truncate: bool,
     ) -> Result<Positions, ConstraintError> {
         let tokenizer = self.demand_tokenizer(Kind::Template.name())?;
-        Positions::from_template(template, tokenizer, self.vocabulary()?, truncate)
+        Positions::from_template(
+            template,
+            &self.memo,
+            tokenizer,
+            self.vocabulary()?,
+            truncate,
+        )
     }
 
     /// Compiles `source`, or reads its tables from the cache.
@@ -315,6 +325,7 @@ impl<'t> Compiler<'t> {
             segments::compile(
                 template,
                 source.kind().name(),
+                &self.memo,
                 self.demand_tokenizer(source.kind().name())?,
                 vocabulary,
                 &self.end_tokens,
@@ -329,6 +340,7 @@ impl<'t> Compiler<'t> {
             Source::Position(positions) => position::compile(
                 positions,
                 source.kind().name(),
+                &self.memo,
                 vocabulary,
                 &self.end_tokens,
                 self.limits,

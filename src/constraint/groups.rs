@@ -6,6 +6,8 @@
 //! They are found in one walk of the vocabulary's trie, in which a byte after a function makes
 //! another function, and is looked up if it was met before.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::error::{ConstraintError, Found};
@@ -46,7 +48,7 @@ impl Groups {
     /// If the tokens do more different things to the automata than fit in memory.
     pub fn new(
         vocabulary: &Vocabulary,
-        dfas: &[Dfa],
+        dfas: &[Arc<Dfa>],
         alone: &[TokenId],
         excluded: &[TokenId],
     ) -> Result<Self, ConstraintError> {
@@ -108,7 +110,7 @@ impl Groups {
 /// (from, to) by `from`; states that it leads nowhere are left out, so that large automata, of
 /// which a string can be read from a small part, cost little.
 struct Functions<'a> {
-    dfas: &'a [Dfa],
+    dfas: &'a [Arc<Dfa>],
     /// The first number of each automaton's states.
     offsets: Vec<u32>,
     classes: ByteClasses,
@@ -126,7 +128,7 @@ impl<'a> Functions<'a> {
     /// Leads from every state to itself: no bytes at all.
     const IDENTITY: u32 = 1;
 
-    fn new(dfas: &'a [Dfa]) -> Self {
+    fn new(dfas: &'a [Arc<Dfa>]) -> Self {
         let mut states = 0;
         let mut offsets = Vec::with_capacity(dfas.len());
         let mut identity = Vec::new();
@@ -206,10 +208,10 @@ struct ByteClasses {
 }
 
 impl ByteClasses {
-    fn of(dfas: &[Dfa]) -> Self {
+    fn of(dfas: &[Arc<Dfa>]) -> Self {
         let mut of = [None; 256];
         let mut seen: FxHashMap<Vec<u8>, u8> = FxHashMap::default();
-        let live: Vec<[bool; 256]> = dfas.iter().map(Dfa::live_bytes).collect();
+        let live: Vec<[bool; 256]> = dfas.iter().map(|dfa| dfa.live_bytes()).collect();
         for (byte, class) in of.iter_mut().enumerate() {
             if live.iter().any(|live| live[byte]) {
                 let classes = dfas.iter().map(|dfa| dfa.class_of()[byte]).collect();
@@ -272,7 +274,12 @@ impl Building {
         }
     }
 
-    fn finish(self, functions: &Functions<'_>, dfas: &[Dfa], vocabulary: &Vocabulary) -> Groups {
+    fn finish(
+        self,
+        functions: &Functions<'_>,
+        dfas: &[Arc<Dfa>],
+        vocabulary: &Vocabulary,
+    ) -> Groups {
         let mut walks: Vec<Vec<Vec<(Group, u32)>>> = (dfas.iter())
             .map(|dfa| vec![Vec::new(); dfa.states()])
             .collect();
@@ -330,8 +337,8 @@ mod tests {
     use super::*;
     use crate::constraint::test_vocabulary;
 
-    fn dfa(pattern: &str) -> Dfa {
-        Dfa::new(pattern, "regex", 1 << 20).unwrap()
+    fn dfa(pattern: &str) -> Arc<Dfa> {
+        Arc::new(Dfa::new(pattern, "regex", 1 << 20).unwrap())
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! - [`template`]: literal runs and slots; [`molecule`]: the template of a molecule
 //! - [`position`]: a mask by position
 //! - `literal`, `segments`, `draft`, `steps`: from those to the tables
+//! - `memo`: what constraints of one compiler share
 //! - [`json_schema`]: the schemas that are regular, as templates
 //! - [`grammar`]: what no finite automaton follows, stepped on the host
 //! - [`guide`]: tables or a grammar, as decoders take them
@@ -27,6 +28,7 @@ mod groups;
 pub mod guide;
 pub mod json_schema;
 mod literal;
+mod memo;
 pub mod molecule;
 pub mod position;
 pub mod regex;

@@ -4,6 +4,8 @@
 //! The answer has exactly as many tokens, whatever stands at the free ones, unless `truncate`
 //! lets a free run end when it is complete.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +13,7 @@ use super::Limits;
 use super::draft::Draft;
 use super::error::ConstraintError;
 use super::groups::{Group, Groups};
-use super::literal;
+use super::memo::Memo;
 use super::regex::Dfa;
 use super::tables::Tables;
 use super::template::{Segment, Template};
@@ -125,17 +127,18 @@ impl Positions {
     ///
     /// # Errors
     /// A slot without a placeholder, a text that can't be spelled.
-    pub fn from_template(
+    pub(super) fn from_template(
         template: &Template,
+        memo: &Memo,
         tokenizer: &Tokenizer,
         vocabulary: &Vocabulary,
         truncate: bool,
     ) -> Result<Self, ConstraintError> {
-        let spell = |text: &str| literal::spell(tokenizer, vocabulary.bytes(), text);
+        let spell = |text: &str| memo.spell(tokenizer, vocabulary, text);
         let runs = (template.segments().iter())
             .map(|segment| match segment {
                 Segment::Literal(text) => Ok(Run::Copy(Copied {
-                    tokens: spell(text)?,
+                    tokens: spell(text)?.to_vec(),
                 })),
                 Segment::Slot(slot) => match &slot.placeholder {
                     Some(placeholder) => Ok(Run::Free(Free {
@@ -193,6 +196,7 @@ const FORM: &str = r#"expected is {"truncate": true or false, "positions": [...]
 pub fn compile(
     positions: &Positions,
     what: &'static str,
+    memo: &Memo,
     vocabulary: &Vocabulary,
     end_tokens: &[TokenId],
     limits: Limits,
@@ -226,7 +230,7 @@ pub fn compile(
                     if !vocabulary.has_text() {
                         return Err(ConstraintError::NoTokenizer { what });
                     }
-                    dfas.push(Dfa::new(pattern, &what, limits.automaton_bytes)?);
+                    dfas.push(memo.automaton(pattern, &what, limits.automaton_bytes)?);
                     numbers.insert(pattern, dfas.len() - 1);
                     dfas.len() - 1
                 }
@@ -267,7 +271,7 @@ struct Search<'a> {
     positions: &'a Positions,
     /// Of each run: its automaton.
     until: Vec<Option<usize>>,
-    dfas: &'a [Dfa],
+    dfas: &'a [Arc<Dfa>],
     groups: &'a Groups,
     /// Groups of ordinary tokens.
     ordinary: Vec<Group>,

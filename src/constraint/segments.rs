@@ -5,13 +5,15 @@
 //! segment; so a state of the tables is a set of places (the subset construction). Segments meet
 //! between tokens, never inside one, but for slots that are joined to the literal before.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::Limits;
 use super::draft::Draft;
 use super::error::ConstraintError;
 use super::groups::{Group, Groups};
-use super::literal;
+use super::memo::Memo;
 use super::regex::Dfa;
 use super::tables::Tables;
 use super::template::{Segment, Slot, Template};
@@ -31,7 +33,7 @@ struct Place {
 enum Part {
     /// Tokens that are forced.
     Run {
-        tokens: Vec<TokenId>,
+        tokens: Arc<[TokenId]>,
         /// Tokens that may stand for the last one, and the states of the next segment's automaton
         /// that they lead to.
         joining: Vec<(TokenId, u32)>,
@@ -47,6 +49,7 @@ enum Part {
 pub fn compile(
     template: &Template,
     what: &'static str,
+    memo: &Memo,
     tokenizer: &Tokenizer,
     vocabulary: &Vocabulary,
     end_tokens: &[TokenId],
@@ -58,7 +61,7 @@ pub fn compile(
     for segment in template.segments() {
         let part = match segment {
             Segment::Literal(text) => {
-                let tokens = literal::spell(tokenizer, vocabulary.bytes(), text)?;
+                let tokens = memo.spell(tokenizer, vocabulary, text)?;
                 if let Some(&token) = tokens.iter().find(|&token| end_tokens.contains(token)) {
                     let reason = format!("ends a text, but stands in the literal {text:?}");
                     return Err(ConstraintError::Token { token, reason });
@@ -70,7 +73,7 @@ pub fn compile(
                 let number = match numbers.get(slot.regex.as_str()) {
                     Some(&number) => number,
                     None => {
-                        dfas.push(Dfa::new(
+                        dfas.push(memo.automaton(
                             &slot.regex,
                             &slot.what(what),
                             limits.automaton_bytes,
@@ -144,7 +147,7 @@ fn joining_tokens(
 
 struct Search<'a> {
     parts: &'a [Part],
-    dfas: &'a [Dfa],
+    dfas: &'a [Arc<Dfa>],
     groups: &'a Groups,
     /// The state of each set of places.
     states: FxHashMap<Vec<Place>, u32>,
