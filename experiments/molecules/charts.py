@@ -1,6 +1,7 @@
-"""Draws the three charts of README.md from a run's results and scores, and prints its table.
+"""Draws the three charts of README.md from a run's results and scores, writes all numbers as table.md beside them, and
+prints the table of README.md.
 
-    python charts.py --results results/MACHINE
+    python charts.py --results results/MACHINE/FORMAT
 """
 
 import argparse
@@ -23,7 +24,7 @@ COLOURS = {
     "automaton": "#2563eb",
 }
 TOKENIZERS = {"qwen3": "#2563eb", "llama": "#d97706"}
-SHOWN = ("none", "position", "automaton")
+DASHES = {"none": "-", "position": "--", "position-truncate": "-.", "automaton": ":"}
 
 
 def save(figure, path):
@@ -95,11 +96,11 @@ def coverage(scores, path):
         for row, key in enumerate(("cov_r", "cov_p")):
             axis = axes[row][column]
             for method in cell["methods"]:
-                if method["method"] in SHOWN and method["geometry"]:
-                    name = method["method"]
-                    dashes = {"none": "-", "position": "--", "automaton": ":"}[name]
+                name = method["method"]
+                if name in DASHES and method["geometry"]:
                     values = [100 * share for share in method["geometry"][key]]
-                    axis.plot(scores["thresholds"], values, dashes, color=COLOURS[name], label=name, linewidth=1.8)
+                    style = {"linestyle": DASHES[name], "color": COLOURS[name], "linewidth": 1.8}
+                    axis.plot(scores["thresholds"], values, label=name, **style)
             if scores["rdkit"]:
                 values = [100 * share for share in scores["rdkit"][key]]
                 axis.plot(scores["thresholds"], values, color="#9ca3af", label="RDKit itself", linewidth=1)
@@ -115,12 +116,12 @@ def coverage(scores, path):
 
 
 def table(cells, scores):
-    """Rows of Markdown: every model, temperature and method with its speed, validity, junk and geometry."""
-    print(
-        "| model | method | valid | passes | letters in a point | per molecule | over none | with compiling "
-        "| forced, gathered | read | probability of forced | median RMSD | median MAT-R | COV-R at 0.5 |"
+    """Lines of Markdown: every model, temperature and method with its speed, validity, junk and geometry."""
+    yield (
+        "| model | method | valid | passes | letters in a point | more digits | other number | per molecule | over none "
+        "| with compiling | forced, gathered | read | probability of forced | median RMSD | median MAT-R | COV-R at 0.5 |"
     )
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    yield "|---|---|" + "--:|" * 14
     at = scores["thresholds"].index(0.5)
     for cell, scored in zip(cells, scores["cells"], strict=True):
         for method, its in zip(cell["methods"], scored["methods"], strict=True):
@@ -128,24 +129,52 @@ def table(cells, scores):
             counts = method["guided"]
             tokens = sum(counts.values())
             rounds = len(method["seconds"]) / -(-texts // cell["batch"])
-            over, whole, shape = method["speedup"], method["speedup_with_compile"], its["geometry"]
-            forced = method["forced"]
-            print(
-                f"| {cell['model']}, {in_words(cell['temperature'])} | {method['method']}",
-                f"{100 * method['verdicts']['valid'] / texts:.1f}%",
-                f"{100 * its['passes'] / texts:.1f}%",
-                f"{100 * junk['letters'] / junk['points']:.2f}%",
+            shape, forced = its["geometry"], method["forced"]
+            yield row(
+                f"{cell['model']}, {in_words(cell['temperature'])}",
+                method["method"],
+                percent(method["verdicts"]["valid"], texts),
+                percent(its["passes"], texts),
+                percent(junk["letters"], junk["points"], 2),
+                percent(junk["more_digits"], junk["coordinates"], 2),
+                percent(junk["other_number"], junk["coordinates"], 2),
                 f"{method['molecule_ms']['median']:.2f} ms, {method['tokens'] / texts:.0f} tokens",
-                f"{over['median']:.3f} [{over['low']:.3f}, {over['high']:.3f}]" if over else "",
-                f"{whole['median']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}]" if whole else "",
+                interval(method["speedup"]),
+                interval(method["speedup_with_compile"]),
                 f"{100 * counts['forced'] / tokens:.0f}%, {100 * counts['gathered'] / tokens:.0f}%",
                 f"{method['bytes'] / rounds / texts / 1e6:.1f} MB",
                 f"{100 * forced['mean']:.1f}%" if forced["tokens"] else "",
                 f"{shape['median_best_rmsd']:.3f}" if shape else "",
                 f"{shape['median_mat_r']:.3f}" if shape else "",
-                f"{100 * shape['cov_r'][at]:.1f}% |" if shape else "|",
-                sep=" | ",
+                f"{100 * shape['cov_r'][at]:.1f}%" if shape else "",
             )
+
+
+def row(*cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def percent(part, whole, digits=1):
+    return f"{100 * part / max(1, whole):.{digits}f}%"
+
+
+def interval(ratio):
+    return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else ""
+
+
+def summary(cells):
+    """Lines of Markdown: a row for each model and temperature, the fitted placeholder left out, which is the plan's."""
+    names = [method["method"] for method in cells[0]["methods"] if method["method"] != "position-fitted"]
+    heads = [f"valid: {name}" for name in names] + [f"speed: {name}" for name in names[1:]]
+    yield row("model", *heads)
+    yield "|---|" + "--:|" * len(heads)
+    for cell in cells:
+        methods = [method for method in cell["methods"] if method["method"] in names]
+        yield row(
+            f"{cell['model']}, {in_words(cell['temperature'])}",
+            *[percent(method["verdicts"]["valid"], method["verdicts"]["texts"]) for method in methods],
+            *[interval(method["speedup_with_compile"]) for method in methods[1:]],
+        )
 
 
 def main():
@@ -158,7 +187,10 @@ def main():
     speeds(cells, options.results / "speed.svg")
     drift(scores, options.results / "tokens.svg")
     coverage(scores, options.results / "coverage.svg")
-    table(cells, scores)
+    beside = options.results / "table.new"
+    beside.write_text("\n".join(table(cells, scores)) + "\n")
+    beside.rename(options.results / "table.md")
+    print("\n".join(summary(cells)))
 
 
 if __name__ == "__main__":

@@ -221,6 +221,10 @@ fn follow(mut shards: Shards, submitted: &Submitted, plan: &Plan) -> anyhow::Res
             shards.look()?;
             let words = match &queue {
                 Ok(words) => words.clone(),
+                Err(JobsError::NoProgram { .. }) => {
+                    drop(bar);
+                    return queue.map(|_| Ended::Left).map_err(to_wrong_use);
+                }
                 // It may be back soon, and the jobs need no answer.
                 Err(error) => format!("{error}; asking again"),
             };

@@ -149,3 +149,146 @@ fn last_logits(
     }
     Ok(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Capabilities, Decoded, Finished};
+    use crate::model::{ModelConfig, Source};
+    use crate::sampling::SamplingParams;
+
+    /// The reference engine, but for what is added to one logit where several tokens run together.
+    struct Batched {
+        engine: ReferenceEngine,
+        token: TokenId,
+        added: f32,
+    }
+
+    impl Engine for Batched {
+        fn config(&self) -> &ModelConfig {
+            self.engine.config()
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            self.engine.capabilities()
+        }
+
+        fn cached(&self, sequence: usize) -> &[TokenId] {
+            self.engine.cached(sequence)
+        }
+
+        fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError> {
+            self.engine.truncate(sequence, length)
+        }
+
+        fn prefill(
+            &mut self,
+            sequence: usize,
+            tokens: &[TokenId],
+            progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        ) -> Result<(), EngineError> {
+            self.engine.prefill(sequence, tokens, progress)
+        }
+
+        fn decode(
+            &mut self,
+            requests: &[DecodeRequest],
+            on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
+        ) -> Result<Vec<Finished>, EngineError> {
+            self.engine.decode(requests, on_token)
+        }
+
+        fn logits(
+            &mut self,
+            sequence: usize,
+            tokens: &[TokenId],
+            each: &mut dyn FnMut(usize, &[f32]),
+        ) -> Result<(), EngineError> {
+            let (token, added) = (self.token as usize, self.added);
+            self.engine.logits(sequence, tokens, &mut |index, logits| {
+                let mut logits = logits.to_vec();
+                if tokens.len() > 1 {
+                    logits[token] += added;
+                }
+                each(index, &logits);
+            })
+        }
+    }
+
+    #[test]
+    fn a_text_may_part_where_the_engines_own_differences_reach_and_nowhere_else() {
+        let source = Source::parse("random:tiny@3").unwrap();
+        let weights = source
+            .load(&Default::default(), &mut |_| ())
+            .unwrap()
+            .weights;
+        let new = || {
+            ReferenceEngine::new(Arc::new(weights.clone()), 64, 1)
+                .unwrap()
+                .with_kv_precision(KvPrecision::Bf16)
+        };
+        let prompt = [5, 77, 11];
+        let request = DecodeRequest {
+            sequence: 0,
+            max_tokens: 6,
+            sampling: SamplingParams::default(),
+            stop_tokens: Vec::new(),
+            guide: None,
+        };
+        let mut engine = new();
+        engine
+            .prefill(0, &prompt, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        let finished = engine.decode(std::slice::from_ref(&request), &mut |_| {
+            ControlFlow::Continue(())
+        });
+        let right = finished.unwrap()[0].tokens.clone();
+        assert_eq!(right.len(), 6);
+
+        // The last token is the second best, by so much.
+        let given = [&prompt[..], &right[..5]].concat();
+        let logits = last_logits(&mut engine, &given[..2], &given[2..], 1).unwrap();
+        let best = right[5] as usize;
+        let others = (0..logits.len()).filter(|&token| token != best);
+        let second = others
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap();
+        let gap = logits[best] - logits[second];
+        assert!(gap > 0.0);
+        let mut parted = right.clone();
+        parted[5] = second as TokenId;
+
+        let check = |tokens: &[TokenId], added: f32| {
+            let text = Text {
+                prompt: &prompt,
+                request: &request,
+                tokens,
+            };
+            let token = second as TokenId;
+            let mut engine = Batched {
+                engine: new(),
+                token,
+                added,
+            };
+            text.check(&mut engine, &weights, 100.0, "the test")
+        };
+        let whole = Checked {
+            tokens: 6,
+            near_tie: false,
+            whole: true,
+        };
+        assert_eq!(check(&right, 0.0).unwrap(), whole);
+        let near = Checked {
+            tokens: 5,
+            near_tie: true,
+            whole: false,
+        };
+        assert_eq!(check(&parted, 0.6 * gap).unwrap(), near);
+        for added in [0.0, 0.4 * gap] {
+            let refused = check(&parted, added).unwrap_err().to_string();
+            assert!(refused.contains("the test: token 6"), "{refused}");
+        }
+        // Logits that are wrong excuse nothing.
+        assert!(check(&parted, 100.0).is_err());
+    }
+}

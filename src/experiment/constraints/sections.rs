@@ -5,8 +5,8 @@ use super::judge::Verdicts;
 use super::measure::{Found, MethodFound};
 use crate::experiment::result::{CellRecord, measured};
 use crate::report::chart::{Axis, Bars, Chart, Group, Interval};
-use crate::report::grouping::distinct;
-use crate::report::section::{Captioned, Section};
+use crate::report::grouping::{by_caption, distinct, tables};
+use crate::report::section::Section;
 use crate::report::table::{Cell, Column, Table};
 
 /// The sections of a result.
@@ -18,6 +18,7 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
         .into_iter()
         .map(|(_, found)| found)
         .collect();
+    let groups = by_caption(&found, caption);
     let speed = Section {
         heading: "What constraints cost".into(),
         text: vec![
@@ -26,11 +27,11 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
              constraint as many tokens are made as the automaton's texts have."
                 .into(),
         ],
-        charts: groups(&found)
+        charts: groups
             .iter()
             .flat_map(|(caption, group)| [times(caption, group), speedups(caption, group)])
             .collect(),
-        tables: captioned(&found, speed_table),
+        tables: tables(&groups, speed_table),
     };
     let worth = Section {
         heading: "What was written".into(),
@@ -40,35 +41,18 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
              than one number."
                 .into(),
         ],
-        tables: captioned(&found, worth_table),
+        tables: tables(&groups, worth_table),
         ..Section::default()
     };
     Ok(vec![speed, worth])
 }
 
-/// What belongs to one model and batch, in order, and what they are.
-fn groups(found: &[Found]) -> Vec<(String, Vec<&Found>)> {
-    let mut groups: Vec<(String, Vec<&Found>)> = Vec::new();
-    for one in found {
-        let caption = format!(
-            "{}, batch {} ({}, {}, {} threads)",
-            one.model, one.batch, one.engine, one.kernels, one.threads
-        );
-        match groups.iter_mut().find(|(known, _)| *known == caption) {
-            Some((_, group)) => group.push(one),
-            None => groups.push((caption, vec![one])),
-        }
-    }
-    groups
-}
-
-/// A table for each group.
-fn captioned(found: &[Found], table: fn(&[&Found]) -> Table) -> Vec<Captioned> {
-    let captioned = |(caption, group): (String, Vec<&Found>)| Captioned {
-        caption,
-        table: table(&group),
-    };
-    groups(found).into_iter().map(captioned).collect()
+/// What the cells of one model and batch share.
+fn caption(one: &Found) -> String {
+    format!(
+        "{}, batch {} ({}, {}, {} threads)",
+        one.model, one.batch, one.engine, one.kernels, one.threads
+    )
 }
 
 /// Milliseconds a token, by workload and method.

@@ -75,3 +75,77 @@ fn log_probability(logits: &[f32], token: TokenId) -> f64 {
     let terms = logits.iter().map(|&logit| f64::from(logit - most).exp());
     f64::from(logits[token as usize] - most) - terms.sum::<f64>().ln()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::constraint::template::Template;
+    use crate::constraint::{Compiler, Source};
+    use crate::engine::reference::ReferenceEngine;
+    use crate::model;
+    use crate::model::tokenizer::Tokenizer;
+
+    #[test]
+    fn forced_tokens_have_the_softmax_of_the_logits_before_them() {
+        let source = model::Source::parse("demo").unwrap();
+        let weights = source
+            .load(&Default::default(), &mut |_| ())
+            .unwrap()
+            .weights;
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+        let tokenizer = Tokenizer::from_path(folder.as_ref()).unwrap();
+        let tokenizer = tokenizer.padded_to(weights.config.vocab_size);
+        let template =
+            br#"[{"literal": ">9<"}, {"slot": "x", "regex": "[0-9]"}, {"literal": "<"}]"#;
+        let template = Template::from_json(template).unwrap();
+        let compiler = Compiler::new(&tokenizer, &[]).unwrap();
+        let constraint = compiler.compile(&Source::Template(template)).unwrap();
+        let encode = |text: &str| tokenizer.encode(text, false).unwrap();
+        let prompt = encode("[SMILES]CO[/SMILES][CONFORMER][C]<1.0");
+        let (before, digit, after) = (encode(">9<"), encode("7"), encode("<"));
+        assert_eq!((digit.len(), after.len()), (1, 1));
+        let tokens = [&before[..], &digit, &after].concat();
+
+        let engine = || ReferenceEngine::new(Arc::new(weights.clone()), 64, 1).unwrap();
+        let mut forced = Forced::default();
+        for _ in 0..2 {
+            forced
+                .add(&mut engine(), &prompt, &tokens, &constraint.guide)
+                .unwrap();
+        }
+
+        let mut probabilities = Vec::new();
+        for place in (0..tokens.len()).filter(|&place| place != before.len()) {
+            let given = [&prompt[..], &tokens[..place]].concat();
+            let mut last = Vec::new();
+            engine()
+                .logits(0, &given, &mut |_, logits| last = logits.to_vec())
+                .unwrap();
+            let terms: Vec<f64> = last.iter().map(|&logit| f64::from(logit).exp()).collect();
+            probabilities.push(terms[tokens[place] as usize] / terms.iter().sum::<f64>());
+        }
+        let count = |most: f64| 2 * probabilities.iter().filter(|&&one| one < most).count();
+        let mean = |of: fn(f64) -> f64| {
+            let sum: f64 = probabilities.iter().map(|&one| of(one)).sum();
+            sum / probabilities.len() as f64
+        };
+        assert_eq!((forced.texts, forced.tokens), (2, 2 * probabilities.len()));
+        assert_eq!(
+            (forced.below_half, forced.below_thousandth),
+            (count(0.5), count(1e-3))
+        );
+        // The same sums in another order, of logits up to 30.
+        assert!(
+            (forced.mean - mean(|one| one)).abs() < 1e-6,
+            "{forced:?} {probabilities:?}"
+        );
+        assert!(
+            (forced.mean_surprise - mean(|one| -one.ln())).abs() < 1e-5,
+            "{forced:?}"
+        );
+        // The model writes no such thing: forced tokens are among the unlikely ones, and a digit is not.
+        assert!(forced.below_half > 0, "{probabilities:?}");
+    }
+}

@@ -6,8 +6,8 @@ use super::points::Histogram;
 use crate::experiment::result::{CellRecord, measured};
 use crate::measure::statistics::median;
 use crate::report::chart::{Axis, Bars, Chart, Group};
-use crate::report::grouping::distinct;
-use crate::report::section::{Captioned, Section};
+use crate::report::grouping::{by_caption, distinct, tables};
+use crate::report::section::Section;
 use crate::report::table::{Cell, Column, Table};
 
 /// The sections of a result.
@@ -17,18 +17,17 @@ use crate::report::table::{Cell, Column, Table};
 pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error> {
     let cells = measured(cells)?.into_iter();
     let found: Vec<Found> = cells.map(|(_, found)| found).collect();
-    let groups = groups(&found);
+    let groups = by_caption(&found, caption);
     let speed = Section {
         heading: "What forms cost".into(),
         text: vec![
             "Molecules per second over those of the first method, on the same molecules and seeds and in \
              turns, without and with the time that the constraints take to compile; and over the mask by \
-             position. Every text ends where \
-             its model or its constraint ends it, or at the token limit."
+             position. Every text ends where its model or its constraint ends it, or at the token limit."
                 .into(),
         ],
         charts: groups.iter().map(|(caption, group)| speedups(caption, group)).collect(),
-        tables: captioned(&groups, speed_table),
+        tables: tables(&groups, speed_table),
     };
     let worth = Section {
         heading: "What was written".into(),
@@ -40,7 +39,7 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
                 .into(),
         ],
         charts: groups.iter().map(|(caption, group)| valid_shares(caption, group)).collect(),
-        tables: captioned(&groups, worth_table),
+        tables: tables(&groups, worth_table),
     };
     let drift = Section {
         heading: "How many tokens a point takes".into(),
@@ -50,39 +49,21 @@ pub fn sections(cells: &[CellRecord]) -> Result<Vec<Section>, serde_json::Error>
                 .into(),
         ],
         charts: distinct_data(&found).into_iter().map(data_lengths).collect(),
-        tables: captioned(&groups, drift_table),
+        tables: tables(&groups, drift_table),
     };
     Ok(vec![speed, worth, drift])
 }
 
-/// Cells of one temperature, and what they share.
-type Groups<'f> = Vec<(String, Vec<&'f Found>)>;
-
-fn groups(found: &[Found]) -> Groups<'_> {
-    let mut groups: Groups = Vec::new();
-    for one in found {
-        let sampling = match one.temperature {
-            0.0 => "greedy".to_owned(),
-            temperature => format!("temperature {temperature}"),
-        };
-        let caption = format!(
-            "{sampling}, batch {} ({}, {}, {} threads)",
-            one.batch, one.engine, one.kernels, one.threads
-        );
-        match groups.iter_mut().find(|(known, _)| *known == caption) {
-            Some((_, group)) => group.push(one),
-            None => groups.push((caption, vec![one])),
-        }
-    }
-    groups
-}
-
-fn captioned(groups: &Groups, table: fn(&[&Found]) -> Table) -> Vec<Captioned> {
-    let captioned = |(caption, group): &(String, Vec<&Found>)| Captioned {
-        caption: caption.clone(),
-        table: table(group),
+/// What the cells of one temperature share.
+fn caption(one: &Found) -> String {
+    let sampling = match one.temperature {
+        0.0 => "greedy".to_owned(),
+        temperature => format!("temperature {temperature}"),
     };
-    groups.iter().map(captioned).collect()
+    format!(
+        "{sampling}, batch {} ({}, {}, {} threads)",
+        one.batch, one.engine, one.kernels, one.threads
+    )
 }
 
 fn rows<'f>(group: &[&'f Found]) -> impl Iterator<Item = (&'f Found, &'f MethodFound)> {
