@@ -268,6 +268,10 @@ pub fn submit(request: &Request) -> Result<Submitted, JobsError> {
     let mut missing = shards.missing();
     let mut active = Vec::new();
     for job in &record.jobs {
+        // Asking is slow, and what has its result needs no job.
+        if !job.shards.iter().any(|shard| missing.contains(shard)) {
+            continue;
+        }
         let activity = job.activity().map_err(|source| JobsError::Unknown {
             job: job.name(),
             source: Box::new(source),
