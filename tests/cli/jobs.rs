@@ -197,6 +197,12 @@ fn killed_jobs_go_on_where_they_were_and_a_follower_that_is_stopped_leaves_them(
     );
     // SAFETY: ends a group of processes that this test started.
     assert_eq!(unsafe { libc::kill(-group, libc::SIGKILL) }, 0);
+    let lock = PathBuf::from(jobs(&parts)[0]["lock"].as_str().unwrap());
+    let file = std::fs::File::open(lock).unwrap();
+    wait_until("the killed processes to be gone", || {
+        file.try_lock_shared().is_ok()
+    });
+    file.unlock().unwrap();
     let joined = json_of(submit(&["--wait", "--format", "json"]));
     assert_eq!(joined["status"], "done");
     assert_eq!(joined["cells"][0], before["cells"][0]);

@@ -4,12 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use super::{Activity, Job, JobsError, Queue, TaskFiles};
-
-/// Between two questions whether a job is at its end.
-const MOMENT: Duration = Duration::from_secs(2);
 
 /// What can be chosen of a job array.
 #[derive(Clone, Debug, Default)]
@@ -104,17 +100,6 @@ fn parse_answer(answer: &str) -> Option<(u64, Option<String>)> {
 
 /// Which tasks wait or run.
 pub(super) fn activity(job: &Job) -> Result<Activity, JobsError> {
-    let first = ask(job)?;
-    if !first.shards.is_empty() {
-        return Ok(first);
-    }
-    // A task that goes from one state to another, as in a requeue, may be missing for a moment: to take
-    // it for ended would have its shard measured twice.
-    std::thread::sleep(MOMENT);
-    ask(job)
-}
-
-fn ask(job: &Job) -> Result<Activity, JobsError> {
     let mut command = Command::new("squeue");
     command
         .args(["--noheader", "--array", "--format=%K|%T|%r"])
