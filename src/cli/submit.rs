@@ -127,7 +127,6 @@ impl SubmitArgs {
                 program: std::env::current_exe().context("cannot find this program's own file")?,
                 work_folder: absolute(Path::new("."))?,
                 plan_folder: absolute(plan.folder)?,
-                output: absolute(plan.output)?,
                 flags: forwarded(std::env::args_os())?,
             },
         };

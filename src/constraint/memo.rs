@@ -1,7 +1,7 @@
 //! Parts that constraints of one compiler share: how literals are spelled, and small automata.
 //!
-//! Constraints of one form (a molecule each, a record each) differ in little: spelling their literals and
-//! building their slots' automata is a third of what compiling a molecule of nine atoms takes.
+//! Constraints of one form (a molecule each, a record each) differ in little, and spelling their literals
+//! and building their slots' automata is a good part of what compiling a small one takes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

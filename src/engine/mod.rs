@@ -14,6 +14,8 @@
 //!
 //! A caller can't tell the engines apart but by their speed.
 
+#[cfg(test)]
+pub mod altered;
 pub mod choice;
 pub mod cpu;
 pub mod cuda;

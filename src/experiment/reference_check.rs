@@ -153,67 +153,9 @@ fn last_logits(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Capabilities, Decoded, Finished};
-    use crate::model::{ModelConfig, Source};
+    use crate::engine::altered::Altered;
+    use crate::model::Source;
     use crate::sampling::SamplingParams;
-
-    /// The reference engine, but for what is added to one logit where several tokens run together.
-    struct Batched {
-        engine: ReferenceEngine,
-        token: TokenId,
-        added: f32,
-    }
-
-    impl Engine for Batched {
-        fn config(&self) -> &ModelConfig {
-            self.engine.config()
-        }
-
-        fn capabilities(&self) -> Capabilities {
-            self.engine.capabilities()
-        }
-
-        fn cached(&self, sequence: usize) -> &[TokenId] {
-            self.engine.cached(sequence)
-        }
-
-        fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError> {
-            self.engine.truncate(sequence, length)
-        }
-
-        fn prefill(
-            &mut self,
-            sequence: usize,
-            tokens: &[TokenId],
-            progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-        ) -> Result<(), EngineError> {
-            self.engine.prefill(sequence, tokens, progress)
-        }
-
-        fn decode(
-            &mut self,
-            requests: &[DecodeRequest],
-            on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
-        ) -> Result<Vec<Finished>, EngineError> {
-            self.engine.decode(requests, on_token)
-        }
-
-        fn logits(
-            &mut self,
-            sequence: usize,
-            tokens: &[TokenId],
-            each: &mut dyn FnMut(usize, &[f32]),
-        ) -> Result<(), EngineError> {
-            let (token, added) = (self.token as usize, self.added);
-            self.engine.logits(sequence, tokens, &mut |index, logits| {
-                let mut logits = logits.to_vec();
-                if tokens.len() > 1 {
-                    logits[token] += added;
-                }
-                each(index, &logits);
-            })
-        }
-    }
 
     #[test]
     fn a_text_may_part_where_the_engines_own_differences_reach_and_nowhere_else() {
@@ -264,12 +206,12 @@ mod tests {
                 request: &request,
                 tokens,
             };
-            let token = second as TokenId;
-            let mut engine = Batched {
-                engine: new(),
-                token,
-                added,
-            };
+            let mut engine = Altered::new(new());
+            engine.logits = Box::new(move |together, logits| {
+                if together > 1 {
+                    logits[second] += added;
+                }
+            });
             text.check(&mut engine, &weights, 100.0, "the test")
         };
         let whole = Checked {

@@ -328,6 +328,13 @@ fn a_queue_that_is_not_there_or_says_no_is_told_in_its_own_words() {
             "submission.json",
         ],
     );
+    // Nor can anything be followed where there is no one to ask.
+    std::fs::remove_file(&down).unwrap();
+    let programs = folder.path().join("programs");
+    let elsewhere = folder.path().join("elsewhere");
+    let mut follow = command(&plan, &elsewhere, &["--submit", "slurm", "--wait"]);
+    follow.env("PATH", programs);
+    assert_says(&errors(follow, 2), &["no squeue on PATH"]);
     let record = parts.join("shards/constraints.submission.json");
     std::fs::write(&record, "{}").unwrap();
     assert_says(

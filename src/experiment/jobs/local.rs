@@ -5,19 +5,20 @@
 //! number of a process would not say that, since numbers are given out again.
 
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 
 use super::script::TASK_VARIABLE;
-use super::{Activity, Job, JobsError, Queue, TaskFiles, system};
+use super::{Activity, Job, JobsError, Queue, TaskFiles, system, write};
 
 /// Starts the tasks, `parallel` at a time. `number` tells submissions into a folder apart.
 pub(super) fn submit(files: &TaskFiles, parallel: usize, number: usize) -> Result<Job, JobsError> {
     let in_folder = |ending: &str| files.folder.join(format!("{}.{ending}", files.experiment));
     let tasks_path = in_folder(&format!("tasks-{number}"));
     let lines = files.missing.iter().map(|task| format!("{task}\n"));
-    std::fs::write(&tasks_path, lines.collect::<String>())
-        .map_err(|source| system(tasks_path.display(), source))?;
+    let lines: String = lines.collect();
+    // A new file, even where an earlier job of that number holds one locked.
+    write(&tasks_path, |file| file.write_all(lines.as_bytes()))?;
     let open = || {
         let file = File::open(&tasks_path)?;
         file.lock()?;

@@ -268,7 +268,7 @@ pub fn submit(request: &Request) -> Result<Submitted, JobsError> {
     let mut missing = shards.missing();
     let mut active = Vec::new();
     for job in &record.jobs {
-        // Asking is slow, and what has its result needs no job.
+        // A job whose shards have their results needs no question.
         if !job.shards.iter().any(|shard| missing.contains(shard)) {
             continue;
         }
@@ -408,7 +408,9 @@ impl Request<'_> {
         let name = |ending: &str| shards_folder.join(format!("{}.{ending}", self.experiment));
         let (plan, script) = (name("plan.toml"), name("sbatch"));
         write(&plan, |file| file.write_all(self.plan_text.as_bytes()))?;
-        let text = self.script.text(self.experiment, &plan, shards);
+        let text = self
+            .script
+            .text(self.experiment, &plan, &self.folder, shards);
         write(&script, |file| file.write_all(&text))?;
         Ok(script)
     }

@@ -16,21 +16,20 @@ pub struct Script {
     pub work_folder: PathBuf,
     /// What the plan's paths start from, absolute.
     pub plan_folder: PathBuf,
-    /// The folder that the result goes to, absolute.
-    pub output: PathBuf,
     /// The flags that were given for engines and the like.
     pub flags: Vec<OsString>,
 }
 
 impl Script {
-    /// The script for an experiment whose plan was copied to `plan`.
-    pub fn text(&self, experiment: &str, plan: &Path, shards: usize) -> Vec<u8> {
+    /// The script for an experiment whose plan was copied to `plan` and whose result goes to the folder
+    /// `output`; both are absolute.
+    pub fn text(&self, experiment: &str, plan: &Path, output: &Path, shards: usize) -> Vec<u8> {
         let mut words = vec![self.program.as_os_str(), OsStr::new("experiment")];
         words.push(OsStr::new(experiment));
         let paths = [
             ("--plan", plan),
             ("--plan-folder", &self.plan_folder),
-            ("--output", &self.output),
+            ("--output", output),
         ];
         for (flag, path) in paths {
             words.extend([OsStr::new(flag), path.as_os_str()]);
@@ -76,13 +75,12 @@ mod tests {
             program: "/usr/bin/printf".into(),
             work_folder: odd.clone(),
             plan_folder: odd.clone(),
-            output: odd.join("out"),
             flags: ["--threads=2", "--trace=a b.pftrace", "--x=*"]
                 .map(OsString::from)
                 .to_vec(),
         };
         // What printf prints first is `experiment`, its format, so it repeats that for no argument.
-        let text = script.text("quality", Path::new("p.toml"), 7);
+        let text = script.text("quality", Path::new("p.toml"), &odd.join("out"), 7);
         let text = String::from_utf8(text).unwrap();
         let text = text.replace("printf experiment", "printf '%s\\n' experiment");
         let text = text.replace(" >/dev/null", "");

@@ -1,9 +1,9 @@
 use std::num::NonZeroUsize;
 
 use super::*;
+use crate::engine::altered::Altered;
 use crate::engine::cpu::{CpuEngine, CpuOptions};
 use crate::engine::reference::ReferenceEngine;
-use crate::engine::{Capabilities, Decoded, Finished};
 use crate::model::config::Rope;
 use crate::model::{Architecture, random};
 
@@ -188,84 +188,29 @@ enum Fault {
     Tokens,
 }
 
-/// The reference engine with a fault.
-struct Faulty {
-    engine: ReferenceEngine,
-    fault: Fault,
-    calls: u32,
-}
-
-impl Engine for Faulty {
-    fn config(&self) -> &ModelConfig {
-        self.engine.config()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            name: "faulty",
-            ..self.engine.capabilities()
-        }
-    }
-
-    fn cached(&self, sequence: usize) -> &[TokenId] {
-        self.engine.cached(sequence)
-    }
-
-    fn truncate(&mut self, sequence: usize, length: usize) -> Result<(), EngineError> {
-        self.engine.truncate(sequence, length)
-    }
-
-    fn prefill(
-        &mut self,
-        sequence: usize,
-        tokens: &[TokenId],
-        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
-        self.engine.prefill(sequence, tokens, progress)
-    }
-
-    fn decode(
-        &mut self,
-        requests: &[DecodeRequest],
-        on_token: &mut dyn FnMut(Decoded) -> ControlFlow<()>,
-    ) -> Result<Vec<Finished>, EngineError> {
-        self.calls += 1;
-        let mut finished = self.engine.decode(requests, on_token)?;
-        let last = finished[0].tokens.last_mut().unwrap();
-        match self.fault {
-            Fault::Restless => *last = self.calls,
+fn faulty(fault: Fault) -> Run {
+    let plan = plan();
+    let mut engine = Altered::new(reference(&plan));
+    let mut calls = 0;
+    engine.finished = Box::new(move |finished| {
+        calls += 1;
+        let last = finished.tokens.last_mut().unwrap();
+        match fault {
+            Fault::Restless => *last = calls,
             Fault::Tokens => *last = (*last + 1) % 200,
             Fault::Logits => {}
         }
-        Ok(finished)
+    });
+    if fault == Fault::Logits {
+        engine.logits = Box::new(|_, logits| {
+            for pair in logits.chunks_mut(2) {
+                pair[0] += 0.5;
+                if let Some(second) = pair.get_mut(1) {
+                    *second -= 0.5;
+                }
+            }
+        });
     }
-
-    fn logits(
-        &mut self,
-        sequence: usize,
-        tokens: &[TokenId],
-        each: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<(), EngineError> {
-        let off = if self.fault == Fault::Logits {
-            0.5
-        } else {
-            0.0
-        };
-        self.engine.logits(sequence, tokens, &mut |index, logits| {
-            let signs = [off, -off].into_iter().cycle();
-            let logits: Vec<_> = logits.iter().zip(signs).map(|(l, off)| l + off).collect();
-            each(index, &logits);
-        })
-    }
-}
-
-fn faulty(fault: Fault) -> Run {
-    let plan = plan();
-    let engine = Faulty {
-        engine: reference(&plan),
-        fault,
-        calls: 0,
-    };
     run(vec![subject(engine)], &plan).runs.remove(0)
 }
 
